@@ -1,0 +1,49 @@
+"""One vector for a pytree of arrays, so that the estimators see (dim,) and (num_samples, dim) only."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def accumulator_dtype(tree: Any) -> Any:
+    """Returns the dtype to sum in: float32, or wider where a leaf is wider."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def check_floating(tree: Any, name: str, remedy: str) -> None:
+    """Raises `ValueError` for the first leaf of `tree` that is not floating, naming its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name} has no arrays in it; {remedy}")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} has dtype {leaf.dtype}, which cannot be smoothed; {remedy}")
+
+
+def flatten(tree: Any, dtype: Any) -> Array:
+    """Joins the leaves of `tree` (arrays) into one vector (dim,) of `dtype`."""
+    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
+
+
+def unflattener(tree: Any) -> Callable[[Array], Any]:
+    """Returns the function that turns a vector (dim,) back into the shapes and dtypes of `tree`."""
+    leaves, treedef = jax.tree.flatten(tree)
+    shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+    ends = np.cumsum([math.prod(shape) for shape, _ in shapes])[:-1]
+
+    def unflatten(vector: Array) -> Any:
+        parts = jnp.split(vector, ends)
+        return treedef.unflatten(
+            part.reshape(shape).astype(dtype)
+            for part, (shape, dtype) in zip(parts, shapes, strict=True)
+        )
+
+    return unflatten

