@@ -39,9 +39,7 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def value_and_saved(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs
-) -> tuple[Array, Any]:
+def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:
     """Returns `estimate`, and what `pull_back` needs: gradients (one value) or values (several)."""
     if problem.num_values == 1:
         return _value_and_gradients(problem, wanted, key, inputs)
@@ -152,9 +150,7 @@ def _scores(problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array) -> lis
     return [in_x if wanted[0] else None, in_sigma if wanted[1] else None]
 
 
-def _score_zeros(
-    problem: Problem, wanted: Wanted, inputs: Inputs, *, rows: tuple[int, ...]
-) -> list[Any]:
+def _score_zeros(problem: Problem, wanted: Wanted, inputs: Inputs, *, rows: tuple[int, ...]) -> list[Any]:
     sizes = [leaf.size if want else None for leaf, want in zip(inputs[:2], wanted[:2], strict=True)]
     return [None if size is None else jnp.zeros((*rows, size), problem.dtype) for size in sizes]
 
@@ -197,7 +193,7 @@ def _values_and_args_gradients(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_density(noise: Noise, eps: Array) -> Array:
-    """log μ(ε), of which only the derivative −s(ε) is ever used: its value is given as 0."""
+    """Log μ(ε), of which only the derivative −s(ε) is ever used: its value is given as 0."""
     del noise
     return jnp.zeros_like(eps)
 
@@ -226,9 +222,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, value: Array) -> Array
         moved = eps * (sigma0 / sigma) + (x0 - x) / sigma
         log_ratio = _log_density(problem.noise, moved) - jnp.log(sigma / sigma0)
         box = jnp.exp(log_ratio.sum(-1, keepdims=True))
-        own, rest = (
-            jnp.reshape(c, (-1, 1)) for c in _sampling.baseline_coefficients(problem, count)
-        )
+        own, rest = (jnp.reshape(c, (-1, 1)) for c in _sampling.baseline_coefficients(problem, count))
         fixed = jax.lax.stop_gradient(values)
         group_sums = _sampling.group_sums(fixed, problem.group_size)
         baseline = own * group_sums + rest * problem.num_samples * value
@@ -276,7 +270,8 @@ def _primals(tree: Any) -> tuple[Any, Wanted]:
 def _instantiate(cotangent: Any) -> Any:
     """Turns a symbolic zero into an array of zeros."""
     if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+        aval: Any = cotangent.aval
+        return jnp.zeros(aval.shape, aval.dtype)
     return cotangent
 
 
@@ -292,9 +287,7 @@ def _estimate_bwd(problem: Problem, residuals: Any, cotangent: Any) -> tuple[Non
     return None, pull_back(problem, wanted.value, key, inputs, forward, cotangent)
 
 
-def _value_and_saved_fwd(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Any
-) -> tuple[Any, Any]:
+def _value_and_saved_fwd(problem: Problem, wanted: Wanted, key: Any, inputs: Any) -> tuple[Any, Any]:
     """Serves the caller's `wanted` and this rule's own from one pass."""
     inputs, own = _primals(inputs)
     both = tuple(a or b for a, b in zip(wanted, own, strict=True))
@@ -347,9 +340,7 @@ pull_back.defvjp(_pull_back_fwd, _pull_back_bwd, symbolic_zeros=True)
 def _split(chosen: Wanted, items: Inputs) -> tuple[list[Any], list[Any]]:
     """Splits `items` into those chosen and the rest."""
     pairs = list(zip(chosen, items, strict=True))
-    return [item for choice, item in pairs if choice], [
-        item for choice, item in pairs if not choice
-    ]
+    return [item for choice, item in pairs if choice], [item for choice, item in pairs if not choice]
 
 
 def _join(chosen: Wanted, ones: list[Any], others: list[Any]) -> Inputs:

@@ -41,7 +41,7 @@ def unflattener(tree: Any) -> Callable[[Array], Any]:
 
     def unflatten(vector: Array) -> Any:
         parts = jnp.split(vector, ends)
-        return treedef.unflatten(
+        return jax.tree.unflatten(treedef, 
             part.reshape(shape).astype(dtype)
             for part, (shape, dtype) in zip(parts, shapes, strict=True)
         )

@@ -115,7 +115,7 @@ class _Block:
         self.num_values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(values))
 
     def __call__(self, z: Array, leaves: tuple[Array, ...]) -> Array:
-        args, consts = self._treedef.unflatten(leaves)
+        args, consts = jax.tree.unflatten(self._treedef, leaves)
         return _flatten.flatten(self._fun(self._unflatten_x(z), *args, *consts), self._dtype)
 
 
@@ -128,9 +128,7 @@ def check_sigma(sigma: Any) -> None:
     except (TypeError, ValueError):
         raise ValueError(f"sigma={sigma!r} is not a number; use one number > 0") from None
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(
-            f"sigma={sigma} must be a finite number > 0; esjax.sigma.from_logits suggests one"
-        )
+        raise ValueError(f"sigma={sigma} must be a finite number > 0; esjax.sigma.from_logits suggests one")
 
 
 def _check_options(fun: Any, sigma: Any, num_samples: Any, chunk_size: Any) -> None:

@@ -1,0 +1,1 @@
+"""The training pipeline (extra `train`): what the core never imports."""

