@@ -41,9 +41,9 @@ def unflattener(tree: Any) -> Callable[[Array], Any]:
 
     def unflatten(vector: Array) -> Any:
         parts = jnp.split(vector, ends)
-        return jax.tree.unflatten(treedef, 
-            part.reshape(shape).astype(dtype)
-            for part, (shape, dtype) in zip(parts, shapes, strict=True)
-        )
+        leaves = [
+            part.reshape(shape).astype(dtype) for part, (shape, dtype) in zip(parts, shapes, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, leaves)
 
     return unflatten
