@@ -1,0 +1,84 @@
+"""Small Flax networks for images: (B, H, W, C) → logits (B, K)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+
+
+class MLP(nnx.Module):
+    """Two hidden layers on the flattened image.
+
+    Args:
+        image_shape: (H, W, C).
+        num_classes: K, the number of logits.
+        rngs: where the initial weights come from.
+        hidden: units of each hidden layer.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs, hidden: int = 256
+    ) -> None:
+        self.hidden1 = nnx.Linear(math.prod(image_shape), hidden, rngs=rngs)
+        self.hidden2 = nnx.Linear(hidden, hidden, rngs=rngs)
+        self.logits = nnx.Linear(hidden, num_classes, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        """Returns logits (B, K) of images (B, H, W, C)."""
+        x = images.reshape(images.shape[0], -1)
+        x = nnx.relu(self.hidden1(x))
+        x = nnx.relu(self.hidden2(x))
+        return self.logits(x)
+
+
+class CNN(nnx.Module):
+    """Two convolutions, each halving the image, and two dense layers.
+
+    Args:
+        image_shape: (H, W, C).
+        num_classes: K, the number of logits.
+        rngs: where the initial weights come from.
+        features: channels of the first convolution; the second has twice as many.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs, features: int = 16
+    ) -> None:
+        height, width, channels = image_shape
+        self.conv1 = nnx.Conv(channels, features, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(features, 2 * features, (3, 3), rngs=rngs)
+        flat = math.ceil(math.ceil(height / 2) / 2) * math.ceil(math.ceil(width / 2) / 2) * 2 * features
+        self.hidden = nnx.Linear(flat, 128, rngs=rngs)
+        self.logits = nnx.Linear(128, num_classes, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        """Returns logits (B, K) of images (B, H, W, C)."""
+        x = _halve(nnx.relu(self.conv1(images)))
+        x = _halve(nnx.relu(self.conv2(x)))
+        x = nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
+        return self.logits(x)
+
+
+def _halve(x: Array) -> Array:
+    """Takes the largest of each 2 × 2 square of x (B, H, W, C) ≥ 0; odd edges are padded with 0.
+
+    By reshaping: on CPUs the gradient of `nnx.max_pool` takes more than twice the time of a whole step.
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    return x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).max((2, 4))
+
+
+NETWORKS: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
+"""The networks by the names that the command line knows."""
+
+
+def logits_of(network: Callable[..., Any], images: Any) -> Array:
+    """Returns the network's logits (B, K), in float32 or wider."""
+    logits = network(images)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

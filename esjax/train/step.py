@@ -1,0 +1,122 @@
+"""One step of training, and evaluation: pure functions of an explicit state."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from numpy.typing import NDArray
+
+from esjax.train import models
+from esjax.train.objectives import Objective
+
+Array = jax.Array
+Batch = tuple[Any, Any]  # images (B, H, W, C), labels (B,)
+
+_PREDICTED_AT_ONCE = 1000
+"""Images, so that evaluation needs no more memory for a larger test set."""
+
+
+class State(NamedTuple):
+    """What the next step needs.
+
+    Attributes:
+        step: () int32, steps taken.
+        params: the network's trainable variables, an `nnx.State`.
+        variables: its others, such as running means of batch normalisation, an `nnx.State`.
+        opt_state: the optimiser's.
+    """
+
+    step: Array
+    params: Any
+    variables: Any
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """What a person wants to see of a step.
+
+    Attributes:
+        loss: (), the objective on the batch, before the update.
+        accuracy: (), share of the batch that the network, unperturbed, gets right.
+        gradient_norm: (), Euclidean, of the gradient in all parameters.
+    """
+
+    loss: Array
+    accuracy: Array
+    gradient_norm: Array
+
+
+class Trainer(NamedTuple):
+    """A network, its objective and its optimiser, as functions of a state.
+
+    Attributes:
+        step: jitted `(state, batch, key) -> (state, metrics)`.
+        logits: jitted `(state, images (B, H, W, C)) -> logits (B, K)`, in the network's evaluation mode.
+    """
+
+    step: Callable[[State, Batch, Any], tuple[State, Metrics]]
+    logits: Callable[[State, Any], Array]
+
+
+def make_trainer(
+    network: nnx.Module, objective: Objective, optimizer: optax.GradientTransformation
+) -> tuple[Trainer, State]:
+    """Turns a Flax network into pure functions and the state that they start from.
+
+    Args:
+        network: any `nnx.Module` from images (B, H, W, C) to logits (B, K); left as it is.
+        objective: `(key, logits (B, K), labels (B,)) -> loss ()`.
+        optimizer: any of Optax's.
+    """
+    graphdef, params, variables = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]  # nnx's stubs
+
+    def loss(params: Any, variables: Any, batch: Batch, key: Any) -> Any:
+        images, labels = batch
+        network = nnx.merge(graphdef, params, variables)
+        network.train()
+        logits = models.logits_of(network, images)
+        hits = (logits.argmax(-1) == labels).mean()
+        return objective(key, logits, labels), (hits, nnx.state(network, nnx.Not(nnx.Param)))
+
+    @jax.jit
+    def step(state: State, batch: Batch, key: Any) -> tuple[State, Metrics]:
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+        (value, aux), gradient = value_and_grad(state.params, state.variables, batch, key)
+        hits, variables = aux
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = Metrics(value, hits, optax.global_norm(gradient))
+        return State(state.step + 1, params, variables, opt_state), metrics
+
+    @jax.jit
+    def logits(state: State, images: Array) -> Array:
+        network = nnx.merge(graphdef, state.params, state.variables)
+        network.eval()
+        return models.logits_of(network, images)
+
+    return Trainer(step, logits), State(jnp.int32(0), params, variables, optimizer.init(params))
+
+
+def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArray[np.int64]:
+    """Counts examples by label (row) and predicted class (column).
+
+    Args:
+        trainer: a network.
+        state: its parameters.
+        images: (N, H, W, C), evaluated a bounded number at a time.
+        labels: (N,) integers in [0, K).
+
+    Returns:
+        (K, K), with K the number of the network's logits.
+    """
+    parts = np.split(images, range(_PREDICTED_AT_ONCE, len(images), _PREDICTED_AT_ONCE))
+    logits = [trainer.logits(state, part) for part in parts]
+    num_classes = logits[0].shape[-1]
+    predicted = np.concatenate([np.asarray(part.argmax(-1)) for part in logits])
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
