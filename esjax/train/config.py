@@ -1,0 +1,126 @@
+"""The options of training: frozen dataclasses, the only place with defaults and their limits."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Objective = Literal["accuracy", "cross-entropy"]
+Network = Literal["mlp", "cnn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every kind of run needs to know.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    data: str = "mnist-5k"
+    """'mnist-5k', a folder that holds MNIST's four IDX files, or a .npz file."""
+    label_noise: float = 0.0
+    """Share of the training labels that random ones replace, in [0, 1]."""
+    network: Network = "cnn"
+    """Two convolutions (cnn) or two hidden layers (mlp)."""
+    sigma: float | None = None
+    """Scale of the perturbations in units of the logits, > 0. None: from the initial logits."""
+    num_samples: int = 64
+    """Perturbations of each example in each step; even, at least 4."""
+    epochs: int = 50
+    """Passes over the training set, at least 1."""
+    batch_size: int = 128
+    """Examples in each step, at least 1."""
+    learning_rate: float = 1e-3
+    """Of Adam, > 0."""
+
+    def __post_init__(self) -> None:
+        _require_share("label_noise", self.label_noise)
+        if self.sigma is not None:
+            _require_positive("sigma", self.sigma)
+        _require_at_least("num_samples", self.num_samples, 4)
+        if self.num_samples % 2:
+            raise ValueError(
+                f"num_samples={self.num_samples} is odd, and perturbations are drawn in pairs (ε, −ε); "
+                f"use {self.num_samples + 1}"
+            )
+        _require_at_least("epochs", self.epochs, 1)
+        _require_at_least("batch_size", self.batch_size, 1)
+        _require_positive("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Options):
+    """One training run: a network, what it is trained for, and the seed of everything random."""
+
+    objective: Objective = "accuracy"
+    """accuracy (its gradient by evolution strategies) or cross-entropy."""
+    seed: int = 0
+    """Of the initial weights, the label noise, the batches and the perturbations, >= 0."""
+    checkpoint_every: int = 5
+    """Epochs from one checkpoint to the next, at least 1; there is always one of the last epoch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least("seed", self.seed, 0)
+        _require_at_least("checkpoint_every", self.checkpoint_every, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Options):
+    """Several objectives on the same data, initial weights and batches."""
+
+    objectives: tuple[Objective, ...] = ("accuracy", "cross-entropy")
+    """What to compare, each once."""
+    seeds: int = 3
+    """Runs of each objective, with seeds 0, 1, ...; at least 2, for a standard error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives={self.objectives} must be at least one, and each only once")
+        _require_at_least("seeds", self.seeds, 2)
+
+    def of_run(self, objective: Objective, seed: int) -> TrainConfig:
+        """Returns the options of one of the compared runs."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
+        return TrainConfig(**shared, objective=objective, seed=seed)
+
+
+def from_json(values: object, where: Path) -> TrainConfig:
+    """Makes the options that were written to a file.
+
+    Args:
+        values: what `json.load` gave.
+        where: the file, for the message.
+
+    Raises:
+        ValueError: they are no options of this version, or out of range.
+    """
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(values, dict) or set(values) != fields:
+        found = sorted(values) if isinstance(values, dict) else values
+        raise ValueError(
+            f"{where}: has {found} instead of the options {sorted(fields)}; "
+            "go on with the version of esjax that wrote it, or start a new run"
+        )
+    try:
+        return TrainConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}; restore the file, or start a new run") from error
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must be in [0, 1]; 0.4 stands for 40 %")
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value} must be a finite number > 0")
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if not (isinstance(value, int) and value >= least):
+        raise ValueError(f"{name}={value} must be a whole number >= {least}")

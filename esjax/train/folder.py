@@ -1,0 +1,87 @@
+"""A run's folder: its options, its log (a JSON line for each epoch), and the names of what else is in it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from esjax.train.config import TrainConfig, from_json
+from esjax.train.loop import Epoch
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+CONFUSION = "confusion.png"
+CURVES = "curves.png"
+LOG = "log.jsonl"
+
+
+def check_new(path: Path) -> None:
+    """Raises `FileExistsError` where there is something already: nothing is ever overwritten."""
+    if path.exists():
+        raise FileExistsError(
+            f"{path}: exists already; give another --out, or go on with a training run by --resume {path}"
+        )
+
+
+def create(path: Path, config: TrainConfig) -> None:
+    """Makes the folder of a new run, and those above it, with its options in it, or nothing.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be made.
+    """
+    check_new(path)
+    part = path.with_name(path.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    (part / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
+    part.rename(path)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Reads the options of the run.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a run.
+        ValueError: the file is damaged, or of another version.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: holds no run, for there is no {CONFIG} in it; give a run's folder")
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not sound JSON: {error}; restore the file, or start a new run") from error
+    return from_json(values, file)
+
+
+def append_epoch(path: Path, epoch: Epoch) -> None:
+    """Adds a line to the log."""
+    with (path / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(epoch._asdict(), allow_nan=False) + "\n")
+
+
+def read_log(path: Path, num_epochs: int) -> list[Epoch]:
+    """Reads the first `num_epochs` lines of the log.
+
+    Raises:
+        ValueError: there are fewer sound ones.
+    """
+    file = path / LOG
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    try:
+        epochs = [Epoch(**json.loads(line)) for line in lines[:num_epochs]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not a sound log: {error}; restore the file, or start a new run") from error
+    if [epoch.epoch for epoch in epochs] != list(range(1, num_epochs + 1)):
+        raise ValueError(
+            f"{file}: has {len(epochs)} epochs in order, and the checkpoint is of epoch {num_epochs}; "
+            "restore the file, or start a new run"
+        )
+    return epochs
+
+
+def cut_log(path: Path, epochs: list[Epoch]) -> None:
+    """Leaves only these epochs in the log: those after the checkpoint will come again."""
+    lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in epochs]
+    part = path / (LOG + ".part")
+    part.write_text("".join(lines), "utf-8")
+    part.replace(path / LOG)

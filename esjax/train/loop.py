@@ -1,0 +1,141 @@
+"""Epochs of training as a stream: the loop that every command drives, and that touches no file."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from esjax.train import step as steps
+from esjax.train.data import Dataset, batch_indices
+from esjax.train.step import Metrics, State, Trainer
+
+
+class Epoch(NamedTuple):
+    """What a person wants to see of an epoch; plain numbers, as they are logged.
+
+    Attributes:
+        epoch: epochs done, from 1 on.
+        loss: mean of the steps' objective.
+        train_accuracy: share of the training labels, as they are, that the network gets right; of each
+            batch before the step that uses it.
+        test_accuracy: share of the test set that the network gets right.
+        recall: for each class the share of its test examples that the network gets right; None
+            for a class without any.
+        gradient_norm: mean over the steps.
+        seconds_per_step: of training alone, without evaluation.
+    """
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    recall: list[float | None]
+    gradient_norm: float
+    seconds_per_step: float
+
+    @property
+    def lost_classes(self) -> list[int]:
+        """Classes of which the network gets no test example right."""
+        return [label for label, recall in enumerate(self.recall) if recall == 0]
+
+
+def epochs(
+    trainer: Trainer,
+    state: State,
+    data: Dataset,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    seed: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[State, Epoch]]:
+    """Trains, and yields the state and a record after each epoch.
+
+    Batches and keys are functions of `seed` and the number of steps taken, so a run that goes on from
+    any yielded state ends with the very same parameters.
+
+    Args:
+        trainer: from `esjax.train.step.make_trainer`.
+        state: at the beginning of an epoch.
+        data: the training and the test set.
+        num_epochs: the last epoch, counted from the first step of the run.
+        batch_size: in [1, number of training examples].
+        seed: of the batches and of the objective's keys, >= 0.
+        on_step: called after each step has been dispatched.
+
+    Raises:
+        ValueError: `batch_size` is out of range, or the network's logits do not fit the labels.
+        FloatingPointError: the loss of an epoch is not finite.
+    """
+    first = _epochs_done(state, data, batch_size)
+    _check_logits(trainer, state, data)
+
+    def stream(state: State) -> Iterator[tuple[State, Epoch]]:
+        for epoch in range(first, num_epochs):
+            state, metrics, seconds = _train_epoch(trainer, state, data, batch_size, seed, epoch, on_step)
+            loss, train_accuracy, gradient_norm = (float(np.mean(values)) for values in metrics)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"epoch {epoch + 1}: the loss is {loss}; lower learning_rate, or look for a block "
+                    "that returns NaN"
+                )
+            counts = steps.confusion(trainer, state, data.test_images, data.test_labels)
+            accuracy = float(counts.trace() / counts.sum())
+            recall = _recall(counts)
+            yield state, Epoch(epoch + 1, loss, train_accuracy, accuracy, recall, gradient_norm, seconds)
+
+    return stream(state)
+
+
+def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:
+    num_examples = len(data.train_labels)
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(f"batch_size={batch_size} must be in [1, {num_examples}], the number of examples")
+    done, rest = divmod(int(state.step), num_examples // batch_size)
+    if rest:
+        raise ValueError(
+            f"state.step={int(state.step)} is within an epoch of {num_examples // batch_size} steps; "
+            "go on from a state that an epoch ended with, with the same data and batch_size"
+        )
+    return done
+
+
+def _check_logits(trainer: Trainer, state: State, data: Dataset) -> None:
+    shape = jax.eval_shape(trainer.logits, state, data.test_images[:1]).shape
+    if len(shape) != 2 or shape[0] != 1 or shape[1] < data.num_classes:
+        raise ValueError(
+            f"the network turns 1 image into logits of shape {shape}, and the labels of {data.name} are 0 to "
+            f"{data.num_classes - 1}; use a network with logits (1, {data.num_classes})"
+        )
+
+
+def _recall(counts: NDArray[np.int64]) -> list[float | None]:
+    hits, totals = counts.diagonal().tolist(), counts.sum(1).tolist()
+    return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
+
+
+def _train_epoch(
+    trainer: Trainer,
+    state: State,
+    data: Dataset,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    on_step: Callable[[], None],
+) -> tuple[State, Metrics, float]:
+    """Returns the new state, the metrics of all steps, and the seconds a step took."""
+    batches = batch_indices(len(data.train_labels), batch_size, seed=seed, epoch=epoch)
+    key, history = jax.random.key(seed), []
+    start = time.perf_counter()
+    for number, indices in enumerate(batches, start=epoch * len(batches)):
+        batch = data.train_images[indices], data.train_labels[indices]
+        state, metrics = trainer.step(state, batch, jax.random.fold_in(key, number))
+        history.append(metrics)
+        on_step()
+    state.step.block_until_ready()
+    seconds = (time.perf_counter() - start) / len(batches)
+    return state, jax.tree.map(lambda *values: np.array(values), *history), seconds

@@ -1,0 +1,70 @@
+"""Pictures of training, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from esjax.train.loop import Epoch
+
+_DPI = 120
+
+_ANNOTATED_CLASSES = 20
+"""Up to so many classes each cell of the confusion matrix says its number."""
+
+
+def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
+    """Draws accuracy and loss of one run, against epochs."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    numbers = [epoch.epoch for epoch in epochs]
+    test = [epoch.test_accuracy for epoch in epochs]
+    accuracy.plot(numbers, test, label=f"test, {test[-1]:.1%} in the end")
+    accuracy.plot(numbers, [epoch.train_accuracy for epoch in epochs], label="training labels", alpha=0.6)
+    _label_accuracy(accuracy, "accuracy")
+    loss.plot(numbers, [epoch.loss for epoch in epochs], color="tab:gray")
+    loss.set(xlabel="epoch", ylabel="objective, minimised")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=_DPI)
+
+
+def confusion(path: Path, counts: NDArray[np.int64], title: str) -> None:
+    """Draws a confusion matrix (K, K), label by predicted class, coloured by share of the label."""
+    num_classes = len(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if num_classes <= _ANNOTATED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count) if count else "", ha="center", va="center", color=color)
+        axes.set(xticks=range(num_classes), yticks=range(num_classes))
+    axes.set(xlabel="predicted class", ylabel="label")
+    axes.set_title(f"{title}: {counts.trace() / counts.sum():.1%} right", fontsize="medium")
+    figure.colorbar(image, label="share of the label's examples", shrink=0.8)
+    figure.savefig(path, dpi=_DPI)
+
+
+def comparison(path: Path, runs: Mapping[str, Sequence[Sequence[Epoch]]], title: str) -> None:
+    """Draws test accuracy of several objectives against epochs: each seed thin, their mean thick."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, seeds) in enumerate(runs.items()):
+        curves = np.array([[epoch.test_accuracy for epoch in epochs] for epochs in seeds])
+        numbers = [epoch.epoch for epoch in seeds[0]]
+        axes.plot(numbers, curves.T, color=f"C{number}", alpha=0.3, linewidth=0.8)
+        axes.plot(numbers, curves.mean(0), color=f"C{number}", label=name, linewidth=2)
+    _label_accuracy(axes, "test accuracy")
+    axes.set_title(title, fontsize="medium")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _label_accuracy(axes: Axes, name: str) -> None:
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")

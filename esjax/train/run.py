@@ -1,0 +1,149 @@
+"""One training run: from options to a trained network in a folder that can be gone on with.
+
+`set_up` finds whatever can be wrong with the options and the data, and writes nothing; then
+`folder.create` or `resume` open the run's folder, and `finish` trains.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+from flax import nnx
+from numpy.typing import NDArray
+
+import esjax
+from esjax.train import checkpoint, folder, loop, models, objectives, plot, step
+from esjax.train.config import TrainConfig
+from esjax.train.data import Dataset, load, with_label_noise
+from esjax.train.loop import Epoch
+from esjax.train.step import State, Trainer
+
+_SPREAD_EXAMPLES = 1000
+"""Training images whose logits, before training, choose σ."""
+
+
+class Run(NamedTuple):
+    """A run that can begin or go on.
+
+    Attributes:
+        config: its options, with σ chosen.
+        data: what it trains and tests on.
+        trainer: the network's functions.
+        state: where it stands.
+        epochs: what was logged so far.
+    """
+
+    config: TrainConfig
+    data: Dataset
+    trainer: Trainer
+    state: State
+    epochs: list[Epoch]
+
+
+class Result(NamedTuple):
+    """What a run ended with.
+
+    Attributes:
+        state: the trained parameters.
+        epochs: one record for each epoch.
+        confusion: (K, K) test examples by label (row) and predicted class (column).
+    """
+
+    state: State
+    epochs: list[Epoch]
+    confusion: NDArray[np.int64]
+
+
+def set_up(config: TrainConfig) -> Run:
+    """Loads the data, and makes the network and its objective; writes nothing.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ModuleNotFoundError: its package is not there.
+        ValueError: the data is damaged or does not fit the options.
+    """
+    data = with_label_noise(load(config.data), config.label_noise, seed=config.seed)
+    image_shape = data.train_images.shape[1:]
+    network = models.NETWORKS[config.network](image_shape, data.num_classes, rngs=nnx.Rngs(config.seed))
+    config, objective = _choose_objective(config, network, data)
+    trainer, state = step.make_trainer(network, objective, optax.adam(config.learning_rate))
+    run = Run(config, data, trainer, state, [])
+    stream(run)  # for its checks
+    return run
+
+
+def _choose_objective(
+    config: TrainConfig, network: Callable[..., Any], data: Dataset
+) -> tuple[TrainConfig, objectives.Objective]:
+    """Returns the objective, and the options with the σ that it uses."""
+    if config.objective in objectives.PLAIN:
+        return config, objectives.PLAIN[config.objective]
+    sigma = config.sigma
+    if sigma is None:
+        logits = models.logits_of(network, data.train_images[:_SPREAD_EXAMPLES])
+        sigma = float(esjax.sigma.from_logits(logits))
+    config = dataclasses.replace(config, sigma=sigma)
+    return config, objectives.SMOOTHED[config.objective](sigma, config.num_samples)
+
+
+def stream(run: Run, on_step: Callable[[], None] = lambda: None) -> Iterator[tuple[State, Epoch]]:
+    """Trains as `loop.epochs` does, from where the run stands."""
+    config = run.config
+    return loop.epochs(
+        run.trainer,
+        run.state,
+        run.data,
+        num_epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        on_step=on_step,
+    )
+
+
+def resume(path: Path) -> Run:
+    """Takes up the run in the folder `path` at its newest checkpoint, or at its beginning.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder, or its data is gone.
+        ValueError: the checkpoint is that of another network, or a file is damaged.
+    """
+    run = set_up(folder.read_config(path))
+    state = checkpoint.restore(path / folder.CHECKPOINTS, run.state)
+    run = run if state is None else run._replace(state=state)
+    epochs = folder.read_log(path, int(run.state.step) // num_batches(run))
+    folder.cut_log(path, epochs)
+    return run._replace(epochs=epochs)
+
+
+def num_batches(run: Run) -> int:
+    """Returns the number of steps in an epoch."""
+    return len(run.data.train_labels) // run.config.batch_size
+
+
+def finish(
+    run: Run,
+    path: Path,
+    *,
+    on_step: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Result:
+    """Trains to the last epoch, and leaves log, checkpoints and pictures in the folder `path`.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the checkpoint before stays.
+        OSError: the folder cannot be written to.
+    """
+    state, epochs = run.state, list(run.epochs)
+    for state, epoch in stream(run, on_step):
+        epochs.append(epoch)
+        folder.append_epoch(path, epoch)  # before the checkpoint, which must not be ahead of the log
+        if epoch.epoch % run.config.checkpoint_every == 0 or epoch.epoch == run.config.epochs:
+            checkpoint.save(path / folder.CHECKPOINTS, epoch.epoch, state)
+        on_epoch(epoch)
+    counts = step.confusion(run.trainer, state, run.data.test_images, run.data.test_labels)
+    plot.training(path / folder.CURVES, epochs, run.data.name)
+    plot.confusion(path / folder.CONFUSION, counts, run.data.name)
+    return Result(state, epochs, counts)
