@@ -1,0 +1,157 @@
+"""The command line: `esjax train` and `esjax compare`, made by tyro from the options' dataclasses."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from esjax.train import compare, folder, run
+from esjax.train.config import CompareConfig, Options, TrainConfig
+from esjax.train.loop import Epoch
+from esjax.train.run import Run
+
+_INPUT_ERRORS = (ValueError, OSError, ModuleNotFoundError)
+"""What the library raises for options and files that are wrong; anything else is a fault of its own."""
+
+Work = Callable[[], None]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status, 2 for wrong input, 1 for training that failed.
+
+    Each command below checks its options and reads its files, and returns the work that is left.
+    """
+    commands: dict[str, Callable[..., Any]] = {"train": train, "compare": compare_objectives}
+    try:
+        work: Work = tyro.extras.subcommand_cli_from_dict(commands, prog="esjax", args=args)
+    except _INPUT_ERRORS as error:
+        return _fail(error, status=2)
+    try:
+        work()
+    except FloatingPointError as error:
+        return _fail(error, status=1)
+    return 0
+
+
+def _fail(error: Exception, *, status: int) -> int:
+    Console(stderr=True).print(f"esjax: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return status
+
+
+def train(
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008  # frozen
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> Work:
+    """Train a classifier, by default on accuracy itself.
+
+    Args:
+        config: the options.
+        out: New folder for log, checkpoints and pictures. None: one in runs/ named by the time.
+        resume: Folder of a run that was cut short, to go on with; its options are taken from there.
+    """
+    if resume is not None:
+        if out is not None or config != TrainConfig():
+            raise ValueError(f"--resume {resume} takes all options from that folder; leave the others out")
+        return partial(_train, run.resume(resume), resume)
+    path = out or _new_path(config.objective)
+    folder.check_new(path)
+    prepared = run.set_up(config)
+    folder.create(path, prepared.config)
+    return partial(_train, prepared, path)
+
+
+def _train(prepared: Run, path: Path) -> None:
+    console = Console()
+    console.print(_headline(prepared.config, prepared.data.name), markup=False, highlight=False)
+    total = prepared.config.epochs * run.num_batches(prepared)
+    try:
+        with _progress(console, total, int(prepared.state.step)) as advance:
+            result = run.finish(
+                prepared, path, on_step=advance, on_epoch=lambda epoch: advance(_describe(epoch), steps=0)
+            )
+    except KeyboardInterrupt:
+        again = f"esjax train --resume {shlex.quote(str(path))}"
+        console.print(f"Stopped. Go on with: {again}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(130)
+    _report(console, result, path)
+
+
+def compare_objectives(
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig(),  # noqa: B008  # frozen
+    *,
+    out: Path | None = None,
+) -> Work:
+    """Train on several objectives, several seeds each, and print a table.
+
+    Args:
+        config: the options.
+        out: New folder for table, numbers and picture. None: one in runs/ named by the time.
+    """
+    path = out or _new_path("compare")
+    folder.check_new(path)
+    return partial(_compare, config, compare.set_up(config, seed=0), path)
+
+
+def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
+    console = Console()
+    any_run = next(iter(first.values()))
+    title = _headline(config, any_run.data.name)
+    console.print(title, markup=False, highlight=False)
+    total = config.seeds * len(config.objectives) * config.epochs * run.num_batches(any_run)
+    with _progress(console, total, 0) as advance:
+
+        def on_epoch(objective: str, seed: int, epoch: Epoch) -> None:
+            advance(f"seed {seed}, {objective}, {_describe(epoch)}", steps=0)
+
+        epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
+    compare.write(path, config, epochs, title)
+    console.print(Markdown(compare.markdown(compare.summarise(epochs))))
+    for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
+        console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _new_path(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _headline(config: Options, data: str) -> str:
+    return f"{data}; {config.label_noise:.0%} random labels; {config.network}; {config.epochs} epochs"
+
+
+def _describe(epoch: Epoch) -> str:
+    return f"epoch {epoch.epoch}: test accuracy {epoch.test_accuracy:.1%}"
+
+
+@contextmanager
+def _progress(console: Console, total: int, done: int) -> Iterator[Callable[..., None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=total, completed=done)
+
+        def advance(description: str | None = None, steps: int = 1) -> None:
+            bar.update(task, advance=steps, description=description)
+
+        yield advance
+
+
+def _report(console: Console, result: run.Result, path: Path) -> None:
+    last = result.epochs[-1]
+    lines = [f"test accuracy {last.test_accuracy:.1%}"]
+    if last.lost_classes:
+        lines.append(f"never right for classes {last.lost_classes}: try a larger --sigma")
+    lines += [
+        f"pictures    {path / folder.CURVES}, {path / folder.CONFUSION}",
+        f"checkpoint  {path / folder.CHECKPOINTS / str(last.epoch)}",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,132 @@
+"""Objectives side by side: same data, initial weights and batches, trained epoch by epoch in turn."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from esjax.train import folder, plot, run
+from esjax.train.config import CompareConfig
+from esjax.train.loop import Epoch
+from esjax.train.run import Run
+
+CURVES = "comparison.png"
+RESULTS = "results.json"
+TABLE = "table.md"
+
+Epochs = dict[str, list[list[Epoch]]]  # by objective, by seed
+
+
+def set_up(config: CompareConfig, *, seed: int) -> dict[str, Run]:
+    """Makes the runs of one seed, by objective, and finds whatever can be wrong; see `run.set_up`."""
+    return {objective: run.set_up(config.of_run(objective, seed)) for objective in config.objectives}
+
+
+def train(
+    config: CompareConfig,
+    first: dict[str, Run],
+    *,
+    on_step: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[str, int, Epoch], None] = lambda objective, seed, epoch: None,
+) -> Epochs:
+    """Trains all runs; of one seed, an epoch of each objective in turn, so that their times compare.
+
+    Args:
+        config: the options.
+        first: the runs of seed 0, from `set_up`.
+        on_step: called after each step.
+        on_epoch: called with objective, seed and record after each epoch.
+    """
+    epochs: Epochs = {objective: [] for objective in config.objectives}
+    for seed in range(config.seeds):
+        runs = set_up(config, seed=seed) if seed else first
+        for objective in runs:
+            epochs[objective].append([])
+        for turn in zip(*(run.stream(each, on_step) for each in runs.values()), strict=True):
+            for objective, (_, epoch) in zip(runs, turn, strict=True):
+                epochs[objective][-1].append(epoch)
+                on_epoch(objective, seed, epoch)
+    return epochs
+
+
+class Row(NamedTuple):
+    """What the table says of an objective; accuracies are means over seeds with their standard error.
+
+    Attributes:
+        objective: its name.
+        last: test accuracy after the last epoch.
+        best: largest test accuracy of any epoch: what early stopping would give that looks at the
+            test set's clean labels, so at most what honest early stopping gives.
+        fitted: share of the training labels, noise and all, that the last epoch met.
+        lost_classes: how many classes had recall 0 after the last epoch, over all seeds.
+        milliseconds: median time of a step.
+        relative_time: median over epochs of the time of a step over that of the quickest objective
+            in the same epoch of the same seed.
+    """
+
+    objective: str
+    last: tuple[float, float]
+    best: tuple[float, float]
+    fitted: tuple[float, float]
+    lost_classes: int
+    milliseconds: float
+    relative_time: float
+
+
+def summarise(epochs: Epochs) -> list[Row]:
+    """Makes the rows of the table, one for each objective."""
+    seconds = {name: [e.seconds_per_step for seed in seeds for e in seed] for name, seeds in epochs.items()}
+    quickest = min(seconds.values(), key=np.median)
+    return [
+        Row(
+            objective=name,
+            last=_mean([seed[-1].test_accuracy for seed in seeds]),
+            best=_mean([max(epoch.test_accuracy for epoch in seed) for seed in seeds]),
+            fitted=_mean([seed[-1].train_accuracy for seed in seeds]),
+            lost_classes=sum(len(seed[-1].lost_classes) for seed in seeds),
+            milliseconds=1e3 * float(np.median(seconds[name])),
+            relative_time=float(np.median(np.divide(seconds[name], quickest))),
+        )
+        for name, seeds in epochs.items()
+    ]
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns the table in Markdown."""
+    lines = [
+        "| objective | test accuracy, last epoch | best epoch | training labels met | lost classes "
+        "| ms per step | relative time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = " | ".join(f"{mean:.1%} ± {error:.1%}" for mean, error in (row.last, row.best, row.fitted))
+        lines.append(
+            f"| {row.objective} | {shares} | {row.lost_classes} "
+            f"| {row.milliseconds:.1f} | {row.relative_time:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, config: CompareConfig, epochs: Epochs, title: str) -> None:
+    """Leaves table, numbers and picture in the new folder `path`.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be written to.
+    """
+    folder.check_new(path)
+    path.mkdir(parents=True)
+    (path / TABLE).write_text(f"{title}\n\n{markdown(summarise(epochs))}", "utf-8")
+    records = {name: [[e._asdict() for e in seed] for seed in seeds] for name, seeds in epochs.items()}
+    results = {"config": dataclasses.asdict(config), "epochs": records}
+    (path / RESULTS).write_text(json.dumps(results), "utf-8")
+    plot.comparison(path / CURVES, epochs, title)
