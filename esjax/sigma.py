@@ -9,7 +9,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def from_logits(logits: Any, factor: float = 10.0) -> Array:
+def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
     """Returns `factor` times the spread of a batch of *initial* logits, to be kept fixed.
 
         σ = factor · sqrt(mean over examples and classes of (logit − mean of the example's logits)²)

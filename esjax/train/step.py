@@ -76,7 +76,7 @@ def make_trainer(
 
     def loss(params: Any, variables: Any, batch: Batch, key: Any) -> Any:
         images, labels = batch
-        network = nnx.merge(graphdef, params, variables)
+        network = nnx.merge(graphdef, params, variables, copy=True)  # which the forward pass may write to
         network.train()
         logits = models.logits_of(network, images)
         hits = (logits.argmax(-1) == labels).mean()
@@ -89,12 +89,12 @@ def make_trainer(
         hits, variables = aux
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(value, hits, optax.global_norm(gradient))
+        metrics = Metrics(value, hits, optax.tree.norm(gradient))
         return State(state.step + 1, params, variables, opt_state), metrics
 
     @jax.jit
     def logits(state: State, images: Array) -> Array:
-        network = nnx.merge(graphdef, state.params, state.variables)
+        network = nnx.merge(graphdef, state.params, state.variables, copy=True)
         network.eval()
         return models.logits_of(network, images)
 

@@ -1,0 +1,220 @@
+"""Training end to end on small images: what it learns, what it leaves on disk, how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import esjax
+from esjax.train import checkpoint, cli, config, folder, loop, models, objectives, run, step
+from esjax.train.data import Dataset
+
+
+def _blobs(seed=0, num_classes=3, size=4):
+    """Images of one bright corner each, which tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(120, dtype=np.int32) % num_classes
+    images = rng.uniform(0, 0.3, (120, size, size, 1)).astype(np.float32)
+    images[np.arange(120), labels // 2 * (size - 1), labels % 2 * (size - 1), 0] += 0.7
+    return Dataset("blobs", images[:90], labels[:90], images[90:], labels[90:], num_classes)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "blobs.npz"
+    data = _blobs()
+    arrays = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(path, **{name: getattr(data, name) for name in arrays})
+    return path
+
+
+def _options(npz, **options):
+    small = {"network": "mlp", "epochs": 4, "batch_size": 30, "num_samples": 8, "checkpoint_every": 2}
+    return config.TrainConfig(**{"data": str(npz)} | small | options)
+
+
+def _leaves(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _train(options, path, stop_after=None):
+    """Trains in a new folder; `stop_after` epochs the process dies, as far as the files can tell."""
+    prepared = run.set_up(options)
+    folder.create(path, prepared.config)
+
+    def on_epoch(epoch):
+        if epoch.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    return run.finish(prepared, path, on_epoch=on_epoch)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("objective", ["accuracy", "cross-entropy"])
+def test_each_objective_learns_separable_images(npz, tmp_path, network, objective):
+    options = _options(npz, network=network, objective=objective, epochs=40, num_samples=32)
+    result = _train(options, tmp_path / "run")
+    assert result.epochs[-1].test_accuracy == 1.0
+    assert result.confusion.tolist() == np.diag([10, 10, 10]).tolist()
+
+
+def test_the_gradient_that_reaches_the_network_is_that_of_the_smoothed_accuracy():
+    """Against central differences of the exact smoothed accuracy of a linear network (K = 2: a Φ)."""
+    images = jnp.array([[0.5, -0.2], [0.1, 0.9]])
+    labels = jnp.array([0, 1])
+    sigma, weights = 0.7, jnp.array([[0.3, -0.1], [0.2, 0.4]])
+
+    def exact(weights):
+        logits = images @ weights
+        margins = logits[jnp.arange(2), labels] - logits[jnp.arange(2), 1 - labels]
+        return -jax.scipy.stats.norm.cdf(margins / (sigma * 2**0.5)).mean()
+
+    objective = objectives.accuracy(sigma, 16)
+
+    def estimated(key):
+        return jax.grad(lambda w: objective(key, images @ w, labels))(weights)
+
+    draws = np.asarray(jax.jit(jax.vmap(estimated))(jax.random.split(jax.random.key(3), 20_000)), np.float64)
+    z = (draws.mean(0) - np.asarray(jax.grad(exact)(weights))) / (draws.std(0) / len(draws) ** 0.5)
+    assert np.abs(z).max() < 4
+
+
+def test_a_network_and_a_block_of_ones_own_train_in_a_few_lines():
+    class Linear(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(16, rngs=rngs)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+            self.logits = nnx.Linear(16, 3, rngs=rngs)
+
+        def __call__(self, images):
+            return self.logits(self.dropout(self.norm(images.reshape(len(images), -1))))
+
+    def top_two(logits, label):
+        return jnp.isin(label, jnp.argsort(logits)[-2:]).astype(logits.dtype)
+
+    objective = objectives.per_example(esjax.smooth(top_two, sigma=1.0, num_samples=16))
+    trainer, state = step.make_trainer(Linear(nnx.Rngs(0)), objective, optax.adam(0.1))
+    before = state.variables["norm"]["mean"].get_value()
+    epochs = list(loop.epochs(trainer, state, _blobs(), num_epochs=10, batch_size=30, seed=0))
+    state, last = epochs[-1]
+    assert last.loss < -0.95 and int(state.step) == 30
+    assert np.any(before != state.variables["norm"]["mean"].get_value())
+    once, again = (trainer.logits(state, _blobs().test_images) for _ in range(2))
+    np.testing.assert_array_equal(once, again)  # no dropout in evaluation
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_was_never_stopped(npz, tmp_path, stop_after):
+    options = _options(npz)
+    whole = _train(options, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _train(options, tmp_path / "cut", stop_after=stop_after)
+    with (tmp_path / "cut" / folder.LOG).open("a") as file:
+        file.write('{"epoch": 9, "lo')  # the line that a kill cuts short
+    resumed = run.finish(run.resume(tmp_path / "cut"), tmp_path / "cut")
+    for a, b in zip(_leaves(whole.state), _leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [e._replace(seconds_per_step=0) for e in whole.epochs] == (
+        [e._replace(seconds_per_step=0) for e in resumed.epochs]
+    )
+    lines = (tmp_path / "cut" / folder.LOG).read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_killed_process_is_gone_on_with(npz, tmp_path):
+    options = _options(npz, epochs=60, checkpoint_every=1)
+    whole = _train(options, tmp_path / "whole")
+    arguments = f"train --data {npz} --network mlp --epochs 60 --batch-size 30 --num-samples 8".split()
+    path = tmp_path / "killed"
+    command = [sys.executable, "-m", "esjax", *arguments, "--checkpoint-every", "1", "--out", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (path / folder.LOG).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(folder.read_log(path, 1)) == 1  # it had begun
+    assert cli.main(["train", "--resume", str(path)]) == 0
+    restored = checkpoint.restore(path / folder.CHECKPOINTS, whole.state)
+    for a, b in zip(_leaves(whole.state), _leaves(restored), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_chosen_sigma_is_written_down_and_used_again(npz, tmp_path):
+    _train(_options(npz), tmp_path / "run")
+    network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0))
+    logits = np.asarray(network(_blobs().train_images), np.float64)
+    expected = 10 * np.sqrt(np.mean((logits - logits.mean(1, keepdims=True)) ** 2))
+    written = json.loads((tmp_path / "run" / folder.CONFIG).read_text())["sigma"]
+    assert written == pytest.approx(expected, rel=1e-5)
+    assert run.resume(tmp_path / "run").config.sigma == written
+
+
+def test_a_checkpoint_of_another_network_says_so(npz, tmp_path):
+    _train(_options(npz), tmp_path / "run")
+    other = run.set_up(_options(npz, network="cnn")).state
+    with pytest.raises(ValueError, match=r"checkpoint of another network.*conv1.*nothing|nothing.*conv1"):
+        checkpoint.restore(tmp_path / "run" / folder.CHECKPOINTS, other)
+
+
+def test_a_damaged_checkpoint_says_so_and_the_one_before_it_can_be_used(npz, tmp_path):
+    _train(_options(npz), tmp_path / "run")
+    checkpoints = tmp_path / "run" / folder.CHECKPOINTS
+    for file in (checkpoints / "4").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"not a sound checkpoint.*remove that folder"):
+        run.resume(tmp_path / "run")
+    for file in sorted((checkpoints / "4").rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    (checkpoints / "4").rmdir()
+    assert int(run.resume(tmp_path / "run").state.step) == 6
+
+
+def test_random_keys_in_a_network_are_saved_too(tmp_path):
+    state = {"rng": jax.random.key(3), "count": jnp.int32(1)}
+    assert checkpoint.restore(tmp_path / "none", state) is None
+    checkpoint.save(tmp_path / "c", 1, state)
+    restored = checkpoint.restore(tmp_path / "c", {"rng": jax.random.key(0), "count": jnp.int32(0)})
+    assert jax.random.uniform(restored["rng"]) == jax.random.uniform(state["rng"])
+
+
+def test_a_block_that_returns_several_numbers_is_no_objective():
+    objective = objectives.per_example(esjax.smooth(lambda x, label: x, sigma=1.0, num_samples=4))
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) instead of \(5,\); return one number"):
+        objective(jax.random.key(0), jnp.zeros((5, 3)), jnp.zeros(5, jnp.int32))
+
+
+def test_too_few_logits_are_found_before_training():
+    trainer, state = step.make_trainer(
+        models.MLP((4, 4, 1), 2, rngs=nnx.Rngs(0)), objectives.cross_entropy, optax.adam(0.1)
+    )
+    with pytest.raises(ValueError, match=r"logits of shape \(1, 2\).*labels of blobs are 0 to 2"):
+        loop.epochs(trainer, state, _blobs(), num_epochs=1, batch_size=30, seed=0)
+
+
+def test_a_loss_that_is_not_finite_stops_training():
+    trainer, state = step.make_trainer(
+        models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0)),
+        lambda key, logits, labels: logits.sum() * jnp.nan,
+        optax.adam(0.1),
+    )
+    with pytest.raises(FloatingPointError, match="epoch 1: the loss is nan"):
+        list(loop.epochs(trainer, state, _blobs(), num_epochs=1, batch_size=30, seed=0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 7), (1, 2)])
+def test_halving_is_max_pooling_with_padded_edges(height, width):
+    x = jax.random.uniform(jax.random.key(0), (2, height, width, 3))
+    pooled = nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+    np.testing.assert_array_equal(models._halve(x), pooled)

@@ -1,0 +1,132 @@
+"""The command line as a user meets it: status, the last lines, and one line for each wrong input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from esjax.train import cli, compare, config
+from esjax.train.loop import Epoch
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    images = (rng.uniform(0, 0.5, (80, 4, 4)) + 0.5 * labels[:, None, None]).astype(np.float32)
+    np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
+    return path
+
+
+def _small(npz):
+    return f"--data {npz} --network mlp --epochs 2 --batch-size 20 --num-samples 4".split()
+
+
+def test_train_ends_with_accuracy_pictures_and_checkpoint(npz, tmp_path, capsys):
+    out = tmp_path / "deep" / "run"
+    assert cli.main(["train", *_small(npz), "--out", str(out)]) == 0
+    _, _, accuracy, *_, pictures, saved = capsys.readouterr().out.splitlines()
+    assert accuracy.startswith("test accuracy ") and accuracy.endswith("%")
+    assert saved == f"checkpoint  {out}/checkpoints/2"
+    assert pictures == f"pictures    {out}/curves.png, {out}/confusion.png"
+    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in ("curves.png", "confusion.png"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, capsys):
+    out = tmp_path / "compared"
+    arguments = [*_small(npz), "--seeds", "2", "--objectives", "accuracy", "cross-entropy"]
+    assert cli.main(["compare", *arguments, "--out", str(out)]) == 0
+    assert "cross-entropy" in capsys.readouterr().out
+    table = (out / "table.md").read_text()
+    assert table.count("\n| ") == 3 and "0% random labels" in table
+    epochs = json.loads((out / "results.json").read_text())["epochs"]
+    assert [[len(seed) for seed in seeds] for seeds in epochs.values()] == [[2, 2], [2, 2]]
+    assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_summary_is_mean_and_standard_error_over_seeds():
+    def epoch(number, test, seconds, recall=(1.0, 0.5)):
+        return Epoch(number, 0.0, test / 2, test, list(recall), 1.0, seconds)
+
+    epochs = {
+        "slow": [
+            [epoch(1, 0.9, 3.0), epoch(2, 0.7, 3.0, (1.0, 0.0))],
+            [epoch(1, 0.6, 3.0), epoch(2, 0.8, 3.0)],
+        ],
+        "quick": [[epoch(1, 0.1, 1.0), epoch(2, 0.1, 2.0)], [epoch(1, 0.1, 2.0), epoch(2, 0.1, 2.0)]],
+    }
+    slow, quick = compare.summarise(epochs)
+    assert slow.last == pytest.approx((0.75, 0.05))
+    assert slow.best == pytest.approx((0.85, 0.05))
+    assert slow.fitted == pytest.approx((0.375, 0.025))
+    assert (slow.lost_classes, quick.lost_classes) == (1, 0)
+    assert (slow.milliseconds, slow.relative_time, quick.relative_time) == (3000.0, 1.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --sigma 0", "sigma=0.0 must be a finite number > 0"),
+        ("train --sigma nan", "sigma=nan must be"),
+        ("train --num-samples 2", "num_samples=2 must be a whole number >= 4"),
+        ("train --num-samples 5", "num_samples=5 is odd.*use 6"),
+        ("train --label-noise 1.5", r"label_noise=1.5 must be in \[0, 1\]"),
+        ("train --epochs 0", "epochs=0 must be"),
+        ("train --learning-rate inf", "learning_rate=inf must be"),
+        ("train --seed -1", "seed=-1 must be"),
+        ("train --checkpoint-every 0", "checkpoint_every=0 must be"),
+        ("train --batch-size 61 --data {npz}", r"batch_size=61 must be in \[1, 60\]"),
+        ("train --data {tmp}/none", "none: no such folder"),
+        ("train --data {tmp}", "has no file train-images-idx3-ubyte"),
+        ("train --resume {tmp}", "holds no run"),
+        ("train --resume {tmp} --seed 2", "takes all options from that folder"),
+        ("train --out {tmp}", "exists already; give another --out"),
+        ("compare --out {tmp}", "exists already; give another --out"),
+        ("compare --seeds 1", "seeds=1 must be a whole number >= 2"),
+        ("compare --objectives accuracy accuracy", "each only once"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(npz, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(npz=npz, tmp=tmp_path) for argument in arguments.split()]
+    assert cli.main(filled) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("esjax: ")
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not sound JSON"), ("[]", "instead of the options"), ('{"data": 1}', "instead of the options")],
+)
+def test_a_damaged_config_is_said_in_words(tmp_path, capsys, text, message):
+    (tmp_path / "config.json").write_text(text)
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_out_of_range_in_a_config_name_the_file(tmp_path):
+    values = {**config.TrainConfig().__dict__, "epochs": "many"}
+    with pytest.raises(ValueError, match=r"config.json: epochs=many must be"):
+        config.from_json(values, tmp_path / "config.json")
+
+
+def test_the_core_imports_no_training_package():
+    extras = {"flax", "optax", "orbax", "tyro", "matplotlib"}
+    code = f"import sys, esjax; print(sorted({extras} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_the_command_without_its_packages_says_what_to_install():
+    code = (
+        "import sys; sys.modules['tyro'] = None\nfrom esjax.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    print(stop.code)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert said == "esjax: the command line needs tyro; run pip install 'esjax[train]'\n"
