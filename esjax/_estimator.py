@@ -83,7 +83,7 @@ def _value_and_gradients(
         offset = jnp.where(start == 0, values.mean(), offset) if centre else offset
         values = values - offset
         own, total = _sampling.baseline_coefficients(problem, count)
-        own_part = values - own * _sampling.group_sums(values, problem.group_size)
+        own_part = values - own * _sampling.group_sums(values, problem.groups.size)
         weights = jnp.stack([own_part, jnp.broadcast_to(total, values.shape).astype(values.dtype)])
         scores = _scores(problem, wanted, inputs, eps)
         score_sums = jax.tree.map(lambda carried, s: carried + weights @ s, score_sums, scores)
@@ -118,7 +118,7 @@ def _gradients_from_values(
         values = values - values.mean(0)
     values = values @ cotangent
     own, total = _sampling.baseline_coefficients(problem, problem.num_samples)
-    baseline = own * _sampling.group_sums(values, problem.group_size) + total * values.sum()
+    baseline = own * _sampling.group_sums(values, problem.groups.size) + total * values.sum()
     weights = values - baseline
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
@@ -224,7 +224,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, value: Array) -> Array
         box = jnp.exp(log_ratio.sum(-1, keepdims=True))
         own, rest = (jnp.reshape(c, (-1, 1)) for c in _sampling.baseline_coefficients(problem, count))
         fixed = jax.lax.stop_gradient(values)
-        group_sums = _sampling.group_sums(fixed, problem.group_size)
+        group_sums = _sampling.group_sums(fixed, problem.groups.size)
         baseline = own * group_sums + rest * problem.num_samples * value
         return total + (values * box + baseline * (1 - box)).sum(0), None
 

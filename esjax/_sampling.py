@@ -13,7 +13,7 @@ import numpy as np
 
 from esjax.baselines import Baseline
 from esjax.noise import Noise
-from esjax.samplers import Sampler
+from esjax.samplers import Groups
 
 Array = jax.Array
 
@@ -24,11 +24,10 @@ class Problem(NamedTuple):
     Attributes:
         fun: `(z, args) -> values`: (dim,) and a tuple of arrays → (num_values,) in `dtype`.
         noise: the distribution of ε.
-        sampler: how the ε of a group are drawn.
+        groups: how the ε are drawn together.
         baseline: what is subtracted from the values.
         num_samples: N.
-        chunk_size: samples evaluated at once, a multiple of `group_size`.
-        group_size: samples that the sampler draws together.
+        chunk_size: samples evaluated at once, a multiple of the groups' size.
         dim: length of x.
         num_values: length of the values.
         dtype: dtype of x, ε, the values and every sum.
@@ -36,11 +35,10 @@ class Problem(NamedTuple):
 
     fun: Callable[[Array, tuple[Any, ...]], Array]
     noise: Noise
-    sampler: Sampler
+    groups: Groups
     baseline: Baseline
     num_samples: int
     chunk_size: int
-    group_size: int
     dim: int
     num_values: int
     dtype: Any
@@ -74,13 +72,13 @@ def fold(problem: Problem, step: Callable[..., tuple[Any, Any]], carry: Any) -> 
 
 def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
     """Returns ε (count, dim) of the samples start, start + 1, ...; `start` begins a group."""
-    size = problem.group_size
+    size = problem.groups.size
     num_groups = -(-count // size)
     groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
 
     def draw_group(group: Array) -> Array:
         group_key = jax.random.fold_in(key, group)
-        return problem.sampler.draw(group_key, problem.noise, size, problem.dim, problem.dtype)
+        return problem.groups.draw(group_key, problem.dtype)
 
     eps = jax.vmap(draw_group)(groups)
     return eps.reshape(num_groups * size, problem.dim)[:count]
@@ -98,7 +96,7 @@ def baseline_coefficients(problem: Problem, count: int) -> tuple[Any, Any]:
 
     Numbers where all groups are whole, arrays (count,) where the last one is cut short.
     """
-    size, last = problem.group_size, count % problem.group_size
+    size, last = problem.groups.size, count % problem.groups.size
     whole = problem.baseline.coefficients(size, problem.num_samples)
     if not last:
         return whole
@@ -110,8 +108,8 @@ def baseline_coefficients(problem: Problem, count: int) -> tuple[Any, Any]:
 
 def baseline_averages(problem: Problem) -> bool:
     """Whether each b_n is an average of values, so that an offset of all values drops out."""
-    own, total = problem.baseline.coefficients(problem.group_size, problem.num_samples)
-    return abs(own * problem.group_size + total * problem.num_samples - 1) < 1e-9
+    own, total = problem.baseline.coefficients(problem.groups.size, problem.num_samples)
+    return abs(own * problem.groups.size + total * problem.num_samples - 1) < 1e-9
 
 
 def group_sums(values: Array, size: int) -> Array:

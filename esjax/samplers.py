@@ -17,30 +17,34 @@ from esjax.noise import Noise
 Array = jax.Array
 
 
-class Sampler(NamedTuple):
-    """Draws the perturbations of one group.
+class Groups(NamedTuple):
+    """How one group is drawn.
 
     Attributes:
-      group_size: `(num_samples, dim, noise) -> int`, the number of samples in a group; raises
-        `ValueError` where the sampler cannot serve these.
-      draw: `(key, noise, group_size, dim, dtype) -> (group_size, dim)` perturbations ε.
+        size: samples in a group, in [1, N]; the last group is cut short where N is no multiple.
+        draw: `(key, dtype) -> (size, dim)` perturbations ε.
     """
 
-    group_size: Callable[[int, int, Noise], int]
-    draw: Callable[[Any, Noise, int, int, Any], Array]
+    size: int
+    draw: Callable[[Any, Any], Array]
 
 
-def _iid_group_size(num_samples: int, dim: int, noise: Noise) -> int:
-    del num_samples, dim, noise
-    return 1
+Sampler = Callable[[int, int, Noise], Groups]
+"""`(num_samples, dim, noise) -> Groups`; raises `ValueError` where it cannot serve these."""
 
 
-def _iid_draw(key: Any, noise: Noise, group_size: int, dim: int, dtype: Any) -> Array:
-    return noise.sample(key, (group_size, dim), dtype)
+def iid(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """Independent draws: N groups of one."""
+    del num_samples
+    return Groups(1, lambda key, dtype: noise.sample(key, (1, dim), dtype))
 
 
-def _antithetic_group_size(num_samples: int, dim: int, noise: Noise) -> int:
-    del dim
+def antithetic(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """Pairs (ε, −ε): N/2 groups of two. Even parts of the block cancel out of the gradient in x.
+
+    Raises:
+        ValueError: the noise is not symmetric, or N is odd.
+    """
     if not noise.symmetric:
         raise ValueError(
             "sampler=antithetic pairs ε with −ε, which needs symmetric noise; "
@@ -51,17 +55,9 @@ def _antithetic_group_size(num_samples: int, dim: int, noise: Noise) -> int:
             f"num_samples={num_samples} is odd, and sampler=antithetic draws pairs (ε, −ε); "
             f"use num_samples={num_samples + 1}, or sampler=esjax.samplers.iid"
         )
-    return 2
 
+    def draw(key: Any, dtype: Any) -> Array:
+        eps = noise.sample(key, (1, dim), dtype)
+        return jnp.concatenate([eps, -eps])
 
-def _antithetic_draw(key: Any, noise: Noise, group_size: int, dim: int, dtype: Any) -> Array:
-    del group_size
-    eps = noise.sample(key, (1, dim), dtype)
-    return jnp.concatenate([eps, -eps])
-
-
-iid = Sampler(_iid_group_size, _iid_draw)
-"""Independent draws: N groups of one."""
-
-antithetic = Sampler(_antithetic_group_size, _antithetic_draw)
-"""Pairs (ε, −ε): N/2 groups of two. Even parts of the block cancel out of the gradient in x."""
+    return Groups(2, draw)

@@ -79,16 +79,15 @@ def smooth(
         dtype = _flatten.accumulator_dtype(x)
         block = _Block(fun, x, args, dtype)
         dim = sum(leaf.size for leaf in jax.tree.leaves(x))
-        group_size = sampler.group_size(num_samples, dim, noise)
-        baseline.coefficients(group_size, num_samples)  # raises where there are too few samples
+        groups = sampler(num_samples, dim, noise)
+        baseline.coefficients(groups.size, num_samples)  # raises where there are too few samples
         problem = Problem(
             fun=block,
             noise=noise,
-            sampler=sampler,
+            groups=groups,
             baseline=baseline,
             num_samples=num_samples,
-            chunk_size=_whole_groups(chunk_size, num_samples, group_size, dim),
-            group_size=group_size,
+            chunk_size=_whole_groups(chunk_size, num_samples, groups.size, dim),
             dim=dim,
             num_values=block.num_values,
             dtype=dtype,
