@@ -47,3 +47,30 @@ def unflattener(tree: Any) -> Callable[[Array], Any]:
         return jax.tree.unflatten(treedef, leaves)
 
     return unflatten
+
+
+def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
+    """Turns σ into () where it is one number, else into (dim,), one number for each coordinate of x.
+
+    Args:
+        sigma: one number; or x's structure with, for each leaf, one number or an array of its shape.
+        x: pytree of arrays.
+        dtype: of the result.
+
+    Raises:
+        ValueError: σ has another structure, or a leaf another shape.
+    """
+    if jax.tree_util.all_leaves([sigma]) and jnp.ndim(sigma) == 0:
+        return jnp.asarray(sigma, dtype)
+    remedy = "give one number, or x's structure with one number or an array of the leaf's shape for each leaf"
+    found, wanted = str(jax.tree.structure(sigma)), str(jax.tree.structure(x))
+    if found != wanted:
+        raise ValueError(f"sigma has structure {found}, and x has {wanted}; {remedy}")
+    for (path, leaf), like in zip(
+        jax.tree_util.tree_leaves_with_path(sigma), jax.tree.leaves(x), strict=True
+    ):
+        if jnp.shape(leaf) not in ((), like.shape):
+            name = f"sigma{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{name} has shape {jnp.shape(leaf)}, and x there has {like.shape}; {remedy}")
+    spread = jax.tree.map(lambda leaf, like: jnp.broadcast_to(jnp.asarray(leaf, dtype), like.shape), sigma, x)
+    return flatten(spread, dtype)

@@ -1,7 +1,7 @@
-"""The samples behind `smooth`: drawn, evaluated and summed chunk by chunk, on one vector x (dim,).
+"""The samples behind `smooth`: drawn and evaluated chunk by chunk, on one vector x (dim,).
 
-It knows no pytrees, checks no options and has no derivative rule (see `smoothing` and
-`_estimator`); it imports jax and the NamedTuples of `noise`, `samplers` and `baselines`.
+It knows no pytrees, checks no options and has no derivative rule; it imports jax and the NamedTuples of
+`noise`, `samplers` and `baselines`.
 """
 
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from esjax.baselines import Baseline
 from esjax.noise import Noise
 from esjax.samplers import Groups
 
 Array = jax.Array
+Inputs = tuple[Any, ...]  # (x, sigma, *args): (dim,), () or (dim,), arrays of any shape and dtype
 
 
 class Problem(NamedTuple):
@@ -26,8 +26,10 @@ class Problem(NamedTuple):
         noise: the distribution of ε.
         groups: how the ε are drawn together.
         baseline: what is subtracted from the values.
+        discard: `values (num_values,) -> bool ()`, which samples to leave out; None: none.
         num_samples: N.
-        chunk_size: samples evaluated at once, a multiple of the groups' size.
+        evaluated_at_once: samples in one call of the vmapped `fun`.
+        drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
         dim: length of x.
         num_values: length of the values.
         dtype: dtype of x, ε, the values and every sum.
@@ -37,8 +39,10 @@ class Problem(NamedTuple):
     noise: Noise
     groups: Groups
     baseline: Baseline
+    discard: Callable[[Array], Array] | None
     num_samples: int
-    chunk_size: int
+    evaluated_at_once: int
+    drawn_at_once: int
     dim: int
     num_values: int
     dtype: Any
@@ -48,24 +52,25 @@ def fold(problem: Problem, step: Callable[..., tuple[Any, Any]], carry: Any) -> 
     """Folds `step(carry, start, count) -> (carry, out)` over the chunks of samples.
 
     Args:
-        problem: its num_samples and chunk_size; the last chunk holds what is left over.
+        problem: its num_samples and drawn_at_once; the last chunk holds what is left over.
         step: `start` (int32) is the first sample of the chunk, `count` (int) how many it has.
         carry: any pytree.
 
     Returns:
         The last carry, and the outs (count, ...) of all chunks joined, (num_samples, ...).
     """
-    full, rest = divmod(problem.num_samples, problem.chunk_size)
+    size = problem.drawn_at_once
+    full, rest = divmod(problem.num_samples, size)
     outs = []
     if full > 1:
-        starts = problem.chunk_size * jnp.arange(full, dtype=jnp.int32)
-        carry, out = jax.lax.scan(lambda c, i: step(c, i, problem.chunk_size), carry, starts)
+        starts = size * jnp.arange(full, dtype=jnp.int32)
+        carry, out = jax.lax.scan(lambda c, i: step(c, i, size), carry, starts)
         outs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
     elif full == 1:
-        carry, out = step(carry, jnp.int32(0), problem.chunk_size)
+        carry, out = step(carry, jnp.int32(0), size)
         outs.append(out)
     if rest:
-        carry, out = step(carry, jnp.int32(full * problem.chunk_size), rest)
+        carry, out = step(carry, jnp.int32(full * size), rest)
         outs.append(out)
     return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
@@ -77,39 +82,36 @@ def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
     groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
 
     def draw_group(group: Array) -> Array:
-        group_key = jax.random.fold_in(key, group)
-        return problem.groups.draw(group_key, problem.dtype)
+        return problem.groups.draw(jax.random.fold_in(key, group), problem.dtype)
 
     eps = jax.vmap(draw_group)(groups)
     return eps.reshape(num_groups * size, problem.dim)[:count]
 
 
-def evaluate(problem: Problem, inputs: tuple[Any, ...], eps: Array) -> Array:
+def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:
     """Returns the values (count, num_values) at x + σ ε, constant with respect to x and σ."""
     x, sigma, *args = inputs
-    z = jax.lax.stop_gradient(x + sigma * eps)
-    return jax.vmap(problem.fun, in_axes=(0, None))(z, tuple(args))
+
+    def value(eps: Array) -> Array:
+        return problem.fun(jax.lax.stop_gradient(x + sigma * eps), tuple(args))
+
+    return over_samples(problem, value, eps)
 
 
-def baseline_coefficients(problem: Problem, count: int) -> tuple[Any, Any]:
-    """Returns `(own, total)` of the baseline for `count` samples that begin with a whole group.
-
-    Numbers where all groups are whole, arrays (count,) where the last one is cut short.
-    """
-    size, last = problem.groups.size, count % problem.groups.size
-    whole = problem.baseline.coefficients(size, problem.num_samples)
-    if not last:
-        return whole
-    cut = problem.baseline.coefficients(last, problem.num_samples)
-    rows = [whole] * (count - last) + [cut] * last
-    own, total = np.array(rows, problem.dtype).T
-    return own, total
+def over_samples(problem: Problem, function: Callable[..., Any], *arrays: Array) -> Any:
+    """Maps `function` of one sample over arrays (count, ...), `evaluated_at_once` at once."""
+    if arrays[0].shape[0] <= problem.evaluated_at_once:
+        return jax.vmap(function)(*arrays)
+    return jax.lax.map(lambda row: function(*row), arrays, batch_size=problem.evaluated_at_once)
 
 
-def baseline_averages(problem: Problem) -> bool:
-    """Whether each b_n is an average of values, so that an offset of all values drops out."""
-    own, total = problem.baseline.coefficients(problem.groups.size, problem.num_samples)
-    return abs(own * problem.groups.size + total * problem.num_samples - 1) < 1e-9
+def value_at_input(problem: Problem, inputs: Inputs) -> Array:
+    """Returns `at_input` · f(x), (num_values,), without evaluating f where the share is 0."""
+    share = problem.baseline.at_input
+    if share == 0:
+        return jnp.zeros(problem.num_values, problem.dtype)
+    x, _, *args = inputs
+    return jax.lax.stop_gradient(share * problem.fun(x, tuple(args)))
 
 
 def group_sums(values: Array, size: int) -> Array:
@@ -118,7 +120,6 @@ def group_sums(values: Array, size: int) -> Array:
         return values
     count = values.shape[0]
     num_groups = -(-count // size)
-    missing = num_groups * size - count
-    padded = jnp.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+    padded = jnp.pad(values, [(0, num_groups * size - count)] + [(0, 0)] * (values.ndim - 1))
     sums = padded.reshape(num_groups, size, *values.shape[1:]).sum(1)
     return jnp.repeat(sums, size, axis=0)[:count]

@@ -2,47 +2,71 @@
 
     ∇F ≈ Σ_n (f_n − b_n) s_n / (N σ)
 
-A baseline that does not depend on sample n leaves the estimate unbiased, since E[s] = 0, and removes
-the variance that a constant offset of f would add.
+A baseline that does not depend on the group of sample n leaves the estimate unbiased, since E[s] = 0,
+and removes the variance that an offset of f would add.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _zero(in_group: Any, in_all: Any) -> tuple[Any, Any]:
+    del in_group, in_all
+    return 0.0, 0.0
 
 
 class Baseline(NamedTuple):
     """A baseline that is affine in the values, so that one pass over the samples is enough.
 
+        b_n = own · Σ_{m in the group of n} f_m + total · Σ_m f_m + at_input · f(x)
+
     Attributes:
-      coefficients: `(group_size, num_samples) -> (own, total)`, for a sample whose group has
-        `group_size` members: b_n = own · Σ_{m in the group of n} f_m + total · Σ_m f_m. Raises
-        `ValueError` where there are too few samples.
+        coefficients: `(in_group, in_all) -> (own, total)` for a sample whose group has `in_group` of
+            all `in_all` samples; numbers, or arrays of equal shape, elementwise.
+        at_input: the share of f(x), which costs one more evaluation where it is not 0.
+        least_groups: independent groups that the sampler must draw at least.
+        transform: `(values (N,), kept (N,) of 0 and 1) -> (N,)`: what weights the scores in place of the
+            values of one output; the estimate is then biased, and the N values are kept. None: the
+            values themselves.
     """
 
-    coefficients: Callable[[int, int], tuple[float, float]]
+    coefficients: Callable[[Any, Any], tuple[Any, Any]] = _zero
+    at_input: float = 0.0
+    least_groups: int = 1
+    transform: Callable[[Array, Array], Array] | None = None
 
 
-def _none(group_size: int, num_samples: int) -> tuple[float, float]:
-    del group_size, num_samples
-    return 0.0, 0.0
+def _leave_one_out(in_group: Any, in_all: Any) -> tuple[Any, Any]:
+    return -1.0 / (in_all - in_group), 1.0 / (in_all - in_group)
 
 
-def _leave_one_out(group_size: int, num_samples: int) -> tuple[float, float]:
-    others = num_samples - group_size
-    if others < 1:
-        raise ValueError(
-            f"num_samples={num_samples} makes one independent group of {group_size}, and "
-            "baseline=leave_one_out compares each group with the others; "
-            f"use num_samples >= {2 * group_size}, or baseline=esjax.baselines.none"
-        )
-    return -1.0 / others, 1.0 / others
+def _centered_ranks(values: Array, kept: Array) -> Array:
+    ordered = jnp.sort(jnp.where(kept > 0, values, jnp.inf))
+    left, right = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    rank = (left + right - 1).astype(values.dtype) / 2
+    return jnp.where(jnp.isnan(values), values, rank / (kept.sum() - 1) - 0.5)
 
 
-none = Baseline(_none)
+none = Baseline()
 """b_n = 0: the plain estimator, whose variance grows with the square of the block's offset."""
 
-leave_one_out = Baseline(_leave_one_out)
+at_input = Baseline(at_input=1.0)
+"""b_n = f(x): one more evaluation; poor where f(x) is far from E[f(x + σ ε)], which is often so."""
+
+leave_one_out = Baseline(_leave_one_out, least_groups=2)
 """b_n = mean of f over all samples outside the group of n (Kool et al. 2019, eq. 8, for groups of one).
 
 Unbiased, because groups are independent, and free: no further evaluation of the block.
+"""
+
+centered_rank = Baseline(least_groups=2, transform=_centered_ranks)
+"""Weighs each score with the rank of its value, from −½ to ½, equal values sharing theirs.
+
+*Biased*: the gradient of another, scale-free objective, which no outlier and no monotone change of f moves
+(Salimans et al. 2017, sec. 2.1; Wierstra et al. 2014, sec. 3.1). The value stays that of f.
 """

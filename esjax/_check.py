@@ -1,0 +1,46 @@
+"""Refusals: the checks of options that every public function shares."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises `ValueError` unless `value` is a whole number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number >= 1")
+
+
+def check_sigma(sigma: Any) -> None:
+    """Raises `ValueError` unless each leaf of σ is of positive numbers; a traced one cannot be looked at."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sigma, is_leaf=lambda leaf: leaf is None):
+        name = f"sigma{jax.tree_util.keystr(path)}"
+        if isinstance(leaf, jax.core.Tracer):
+            continue
+        try:
+            values = np.asarray(leaf, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}={leaf!r} is not a number; use numbers > 0") from None
+        wrong = values[~((values > 0) & (values < math.inf))]
+        if wrong.size or not values.size:
+            found = wrong.flat[0] if wrong.size else leaf
+            raise ValueError(
+                f"{name}={found} must be a finite number > 0; esjax.sigma.from_logits suggests one"
+            )
+
+
+def check_key(key: Any) -> None:
+    """Raises `ValueError` unless `key` is one PRNG key, typed or raw."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        return
+    if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+        return
+    what = f"{dtype}{list(shape)}" if shape is not None else repr(key)
+    raise ValueError(
+        f"key={what} is not one PRNG key; pass jax.random.key(seed), and for many examples "
+        "jax.vmap over jax.random.split(key, num_examples)"
+    )

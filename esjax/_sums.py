@@ -1,0 +1,237 @@
+"""The first-order sums: values of f and scores of ε turned into a value and its gradients.
+
+Blocks with one value and an affine baseline are summed in one pass, in which no noise is kept and none
+drawn again. Others keep their N × num_values values, and draw the noise again for the gradients.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esjax import _sampling
+from esjax._sampling import Inputs, Problem
+
+Array = jax.Array
+Wanted = tuple[bool, ...]  # which of the inputs are differentiated
+Gradients = tuple[Any, ...]  # one for each of the inputs, None where not wanted
+
+
+class Values(NamedTuple):
+    """The values of all samples, where one pass is not enough.
+
+    Attributes:
+        values: (num_samples, num_values), 0 where discarded.
+        kept: (num_samples,) 1 or, where discarded, 0.
+        at_input: (num_values,), the baseline's share of f(x).
+    """
+
+    values: Array
+    kept: Array
+    at_input: Array
+
+
+def one_pass(problem: Problem) -> bool:
+    """Whether the gradients can be summed while f is evaluated."""
+    return problem.num_values == 1 and problem.discard is None and problem.baseline.transform is None
+
+
+# --- one value: one pass -----------------------------------------------------------------------------
+
+
+def value_and_gradients(
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs
+) -> tuple[Array, Gradients]:
+    """Returns the mean (1,) and the gradients of a block with one value.
+
+    The weight of a score is f_n − b_n = (f_n − own S_group) − total S, with S = Σ f known only at the
+    end. So two sums are carried: Σ (f_n − own S_group) s_n and Σ total s_n. Where an offset of all
+    values drops out, the first chunk's mean is taken off first, which float32 needs.
+    """
+    centred = _averages(problem)
+    at_input = _sampling.value_at_input(problem, inputs)[0]
+
+    def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
+        offset, value_sum, score_sums, args_sums = carry
+        eps = _sampling.draw(problem, key, start, count)
+        cotangents = jnp.ones((count, 1), problem.dtype)
+        values, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
+        values = values[:, 0]
+        offset = jnp.where(start == 0, values.mean(), offset) if centred else offset
+        values = values - offset
+        own, total = _chunk_coefficients(problem, count)
+        own_part = values - own * _sampling.group_sums(values, problem.groups.size)
+        weights = jnp.stack([own_part, total])
+        scores = _scores(problem, wanted, inputs, eps)
+        score_sums = jax.tree.map(lambda carried, s: carried + weights @ s, score_sums, scores)
+        args_sums = jax.tree.map(jnp.add, args_sums, in_args)
+        return (offset, value_sum + values.sum(), score_sums, args_sums), None
+
+    zero = jnp.zeros((), problem.dtype)
+    carry = (at_input, zero, _score_zeros(problem, wanted, inputs, rows=(2,)), _args_zeros(wanted, inputs))
+    (offset, value_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
+    score_sums = jax.tree.map(lambda sums: sums[0] - value_sum * sums[1], score_sums)
+    value = offset + value_sum / problem.num_samples
+    return value[None], _gradients(inputs, score_sums, args_sums, problem.num_samples)
+
+
+def _averages(problem: Problem) -> bool:
+    """Whether each b_n is an average of values, so that an offset of all values drops out."""
+    size = problem.groups.size
+    own, total = problem.baseline.coefficients(size, problem.num_samples)
+    return problem.baseline.at_input == 0 and abs(own * size + total * problem.num_samples - 1) < 1e-9
+
+
+def _chunk_coefficients(problem: Problem, count: int) -> tuple[Array, Array]:
+    """Returns the baseline's `(own, total)`, each (count,), for samples that begin with a whole group."""
+    in_group = _sampling.group_sums(jnp.ones(count, problem.dtype), problem.groups.size)
+    in_all = jnp.full(count, problem.num_samples, problem.dtype)
+    own, total = problem.baseline.coefficients(in_group, in_all)
+    return jnp.broadcast_to(own, count), jnp.broadcast_to(total, count)
+
+
+# --- several values, discarded ones, ranks: two passes -----------------------------------------------
+
+
+def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Values]:
+    """Returns the mean (num_values,) over the samples kept, and the values of all."""
+
+    def step(carry: None, start: Array, count: int) -> tuple[None, Array]:
+        eps = _sampling.draw(problem, key, start, count)
+        return carry, _sampling.evaluate(problem, inputs, eps)
+
+    _, values = _sampling.fold(problem, step, None)
+    kept = keep(problem, values)
+    values = jnp.where(kept[:, None] > 0, values, 0)
+    at_input = _sampling.value_at_input(problem, inputs)
+    return values.sum(0) / kept.sum(), Values(values, kept, at_input)
+
+
+def keep(problem: Problem, values: Array) -> Array:
+    """Returns (count,) 1 for each row of values (count, num_values) to keep, 0 for one to leave out."""
+    if problem.discard is None:
+        return jnp.ones(values.shape[0], problem.dtype)
+    return 1 - jax.vmap(problem.discard)(values).astype(problem.dtype)
+
+
+def weights(problem: Problem, saved: Values) -> Array:
+    """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
+    values, kept, at_input = saved
+    offset = values.sum(0) / kept.sum() if _averages(problem) else at_input
+    values = values - offset[None]
+    if problem.baseline.transform is not None:
+        values = jax.vmap(problem.baseline.transform, in_axes=(1, None), out_axes=1)(values, kept)
+    values = jnp.where(kept[:, None] > 0, values, 0)
+    in_group = _sampling.group_sums(kept, problem.groups.size)
+    own, total = problem.baseline.coefficients(in_group, jnp.full_like(in_group, kept.sum()))
+    own, total = (jnp.broadcast_to(c, kept.shape)[:, None] for c in (own, total))
+    baseline = own * _sampling.group_sums(values, problem.groups.size) + total * values.sum(0)[None]
+    return jnp.where(kept[:, None] > 0, values - baseline, 0)
+
+
+def gradients_from_values(
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
+) -> Gradients:
+    """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
+    score_weights = weights(problem, saved) @ cotangent
+
+    def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
+        score_sums, args_sums = carry
+        eps = _sampling.draw(problem, key, start, count)
+        chunk = jax.lax.dynamic_slice(score_weights, (start,), (count,))
+        scores = _scores(problem, wanted, inputs, eps)
+        score_sums = jax.tree.map(lambda carried, s: carried + chunk @ s, score_sums, scores)
+        if any(wanted[2:]):
+            kept = jax.lax.dynamic_slice(saved.kept, (start,), (count,))
+            cotangents = kept[:, None] * cotangent[None]
+            _, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
+            args_sums = jax.tree.map(jnp.add, args_sums, in_args)
+        return (score_sums, args_sums), None
+
+    carry = (_score_zeros(problem, wanted, inputs, rows=()), _args_zeros(wanted, inputs))
+    (score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
+    return _gradients(inputs, score_sums, args_sums, saved.kept.sum())
+
+
+# --- their parts -------------------------------------------------------------------------------------
+
+
+def _scores(problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array) -> list[Any]:
+    """Returns the scores of x and σ times σ, each (count, size), None where not wanted.
+
+    In x: s(ε). In σ: s(ε) ε − 1, where the −1 comes from the density's normaliser 1/σ; summed over
+    the coordinates that share one σ.
+    """
+    sigma = inputs[1]
+    in_x = problem.noise.score(eps)
+    in_sigma = in_x * eps - 1
+    in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
+    return [in_x if wanted[0] else None, in_sigma if wanted[1] else None]
+
+
+def _score_zeros(problem: Problem, wanted: Wanted, inputs: Inputs, *, rows: tuple[int, ...]) -> list[Any]:
+    sizes = [leaf.size if want else None for leaf, want in zip(inputs[:2], wanted[:2], strict=True)]
+    return [None if size is None else jnp.zeros((*rows, size), problem.dtype) for size in sizes]
+
+
+def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:
+    pairs = zip(inputs[2:], wanted[2:], strict=True)
+    return tuple(jnp.zeros_like(leaf) if want else None for leaf, want in pairs)
+
+
+def _gradients(inputs: Inputs, score_sums: list[Any], args_sums: tuple[Any, ...], count: Any) -> Gradients:
+    """Turns the sums over `count` samples into means, and the scores times σ into gradients."""
+    x, sigma, *_ = inputs
+    in_x, in_sigma = jax.tree.map(lambda sums: sums / count, score_sums)
+    in_x = None if in_x is None else (in_x / sigma).astype(x.dtype)
+    in_sigma = None if in_sigma is None else in_sigma.reshape(sigma.shape) / sigma
+    return in_x, in_sigma, *jax.tree.map(lambda sums: (sums / count).astype(sums.dtype), args_sums)
+
+
+def _values_and_args_gradients(
+    problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array, cotangents: Array
+) -> tuple[Array, tuple[Any, ...]]:
+    """Returns the values (count, num_values), and Σ_n ∂⟨cotangents_n, f_n⟩/∂args, pathwise."""
+    args_wanted = (False, False, *wanted[2:])
+    chosen, rest = split(args_wanted, inputs)
+    if not chosen:
+        return _sampling.evaluate(problem, inputs, eps), tuple(None for _ in inputs[2:])
+
+    def values_of(chosen: list[Any], eps: Array) -> Array:
+        return _sampling.evaluate(problem, join(args_wanted, chosen, rest), eps)
+
+    values, vjp = jax.vjp(partial(values_of, eps=eps), chosen)
+    if problem.discard is None:
+        return values, spread(args_wanted, vjp(cotangents)[0])[2:]
+
+    def gradients_of_one(eps: Array, cotangent: Array) -> list[Any]:
+        _, vjp = jax.vjp(partial(values_of, eps=eps[None]), chosen)
+        return vjp(cotangent[None])[0]
+
+    # A discarded sample's gradient may be NaN, and 0 · NaN is NaN: so each by itself, then left out.
+    each = _sampling.over_samples(problem, gradients_of_one, eps, cotangents)
+    kept = (cotangents != 0).any(-1)
+    gradients = [jnp.where(kept.reshape(-1, *[1] * (g.ndim - 1)), g, 0).sum(0) for g in each]
+    return values, spread(args_wanted, gradients)[2:]
+
+
+# --- some of a tuple ---------------------------------------------------------------------------------
+
+
+def split(chosen: Wanted, items: Inputs) -> tuple[list[Any], list[Any]]:
+    """Splits `items` into those chosen and the rest."""
+    pairs = list(zip(chosen, items, strict=True))
+    return [item for choice, item in pairs if choice], [item for choice, item in pairs if not choice]
+
+
+def join(chosen: Wanted, ones: list[Any], others: list[Any]) -> Inputs:
+    """The inverse of `split`."""
+    sources = {True: iter(ones), False: iter(others)}
+    return tuple(next(sources[choice]) for choice in chosen)
+
+
+def spread(chosen: Wanted, ones: list[Any]) -> Gradients:
+    """Puts `ones` where they were chosen from, None elsewhere."""
+    items = iter(ones)
+    return tuple(next(items) if choice else None for choice in chosen)
