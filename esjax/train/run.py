@@ -69,7 +69,7 @@ def set_up(config: TrainConfig) -> Run:
     image_shape = data.train_images.shape[1:]
     network = models.NETWORKS[config.network](image_shape, data.num_classes, rngs=nnx.Rngs(config.seed))
     config, objective = _choose_objective(config, network, data)
-    trainer, state = step.make_trainer(network, objective, optax.adam(config.learning_rate))
+    trainer, state = step.make_trainer(network, objective, _optimizer(config, len(data.train_labels)))
     run = Run(config, data, trainer, state, [])
     stream(run)  # for its checks
     return run
@@ -87,6 +87,16 @@ def _choose_objective(
         sigma = float(esjax.sigma.from_logits(logits))
     config = dataclasses.replace(config, sigma=sigma)
     return config, objectives.SMOOTHED[config.objective](sigma, config.num_samples)
+
+
+def _optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
+    """Adam, warming up over the first tenth of the steps, then decaying to 0 along a cosine.
+
+    Without the first, Adam's first steps throw the logits beyond σ, where whole classes get no gradient.
+    """
+    steps = config.epochs * max(num_examples // config.batch_size, 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
+    return optax.adam(schedule)
 
 
 def stream(run: Run, on_step: Callable[[], None] = lambda: None) -> Iterator[tuple[State, Epoch]]:
