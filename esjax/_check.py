@@ -21,7 +21,7 @@ def check_sigma(sigma: Any) -> None:
         if isinstance(leaf, jax.core.Tracer):
             continue
         try:
-            values = np.asarray(leaf, np.float64)
+            values = np.asarray(leaf).astype(np.float64, casting="same_kind")
         except (TypeError, ValueError):
             raise ValueError(f"{name}={leaf!r} is not a number; use numbers > 0") from None
         wrong = values[~((values > 0) & (values < math.inf))]

@@ -13,7 +13,8 @@ Array = jax.Array
 
 def accumulator_dtype(tree: Any) -> Any:
     """Returns the dtype to sum in: float32, or wider where a leaf is wider."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
 def check_floating(tree: Any, name: str, remedy: str) -> None:

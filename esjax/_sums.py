@@ -124,8 +124,9 @@ def weights(problem: Problem, saved: Values) -> Array:
         values = jax.vmap(problem.baseline.transform, in_axes=(1, None), out_axes=1)(values, kept)
     values = jnp.where(kept[:, None] > 0, values, 0)
     in_group = _sampling.group_sums(kept, problem.groups.size)
-    own, total = problem.baseline.coefficients(in_group, jnp.full_like(in_group, kept.sum()))
-    own, total = (jnp.broadcast_to(c, kept.shape)[:, None] for c in (own, total))
+    alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
+    coefficients = problem.baseline.coefficients(in_group, jnp.full_like(in_group, kept.sum()))
+    own, total = (jnp.where(alone, 0, c)[:, None] for c in coefficients)
     baseline = own * _sampling.group_sums(values, problem.groups.size) + total * values.sum(0)[None]
     return jnp.where(kept[:, None] > 0, values - baseline, 0)
 

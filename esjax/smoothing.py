@@ -146,6 +146,7 @@ def _estimate(
     x = jax.tree.map(jnp.asarray, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
     dtype = _flatten.accumulator_dtype(x)
+    vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(sigma, x, dtype)
     block = _Block(fun, x, args, dtype)
     dim = sum(leaf.size for leaf in jax.tree.leaves(x))
     groups = options.sampler(options.num_samples, dim, options.noise)
@@ -164,8 +165,7 @@ def _estimate(
         num_values=block.num_values,
         dtype=dtype,
     )
-    inputs = (_flatten.flatten(x, dtype), _flatten.flatten_sigma(sigma, x, dtype), *block.args)
-    value, num_kept = _estimator.estimate(problem, key, inputs)
+    value, num_kept = _estimator.estimate(problem, key, (*vectors, *block.args))
     num_discarded = options.num_samples - jax.lax.stop_gradient(num_kept).astype(jnp.int32)
     return block.unflatten_values(value), Info(num_discarded)
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from esjax.train import compare, folder, run
@@ -116,7 +115,8 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
 
         epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
     compare.write(path, config, epochs, title)
-    console.print(Markdown(compare.markdown(compare.summarise(epochs))))
+    table = compare.markdown(compare.summarise(epochs))
+    console.print(f"\n{table}", markup=False, highlight=False, soft_wrap=True)
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
         console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
 
@@ -130,7 +130,7 @@ def _headline(config: Options, data: str) -> str:
 
 
 def _describe(epoch: Epoch) -> str:
-    return f"epoch {epoch.epoch}: test accuracy {epoch.test_accuracy:.1%}"
+    return f"epoch {epoch.epoch}, test {epoch.test_accuracy:.1%}"
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat (extra `bench`): `python -m esjax.benchmarks`."""
