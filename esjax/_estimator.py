@@ -1,10 +1,11 @@
 """The derivative rules behind `smooth`: one pass for the first order, unbiased at every order.
 
 `estimate` is the value; its gradient comes from values of the block alone. A rule that is itself
-differentiated would ask for the block's derivative, so each of the three functions below has a rule
-of its own, and the last falls back on `surrogate`, whose derivatives of every order are unbiased.
+differentiated would ask for the block's derivative, so the two functions that `estimate`'s rule calls have
+rules of their own, which fall back on `surrogate`, whose derivatives of every order are unbiased.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from esjax import _sampling, _sums
 from esjax._sampling import Inputs, Problem
-from esjax._sums import Gradients, Wanted
+from esjax._sums import Gradients, Values, Wanted
 from esjax._surrogate import surrogate
 
 Array = jax.Array
@@ -40,7 +41,7 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Array]:
     return total / num_kept, num_kept
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:
     """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`."""
     if _sums.one_pass(problem):
@@ -48,35 +49,20 @@ def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) 
     return _sums.value_and_values(problem, key, inputs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def pull_back(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, forward: Any, cotangent: Array
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Any, cotangent: Array
 ) -> Gradients:
     """Returns the gradients of ⟨cotangent, mean⟩ in the wanted inputs; evaluates f no more.
 
     (Except for gradients in args where values were saved, which need the block again.)
     """
-    _, saved = forward
     if _sums.one_pass(problem):
         return jax.tree.map(lambda gradient: cotangent[0].astype(gradient.dtype) * gradient, saved)
     return _sums.gradients_from_values(problem, wanted, key, inputs, saved, cotangent)
 
 
-def _surrogate_gradients(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, cotangent: Array
-) -> Gradients:
-    """What `pull_back` estimates, by autodiff of `surrogate`: it can be differentiated again."""
-    chosen, rest = _sums.split(wanted, inputs)
-    _, saved = _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs))
-
-    def value_of(chosen: list[Any]) -> Array:
-        return surrogate(problem, key, _sums.join(wanted, chosen, rest), saved)
-
-    _, vjp = jax.vjp(value_of, chosen)
-    return _sums.spread(wanted, vjp(cotangent)[0])
-
-
-# --- rules ------------------------------------------------------------------------------------------
+# --- rules -------------------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_static
@@ -87,78 +73,66 @@ class _Static:
     value: Any
 
 
-def _primals(tree: Any) -> tuple[Any, Wanted]:
-    """Separates what a forward rule with symbolic zeros is given into values and who is wanted."""
-    leaves = jax.tree.leaves(tree)
-    values = jax.tree.map(lambda leaf: leaf.value, tree)
-    return values, tuple(leaf.perturbed for leaf in leaves)
-
-
-def _instantiate(cotangent: Any) -> Any:
-    """Turns a symbolic zero into an array of zeros."""
-    if isinstance(cotangent, SymbolicZero):
-        aval: Any = cotangent.aval
-        return jnp.zeros(aval.shape, aval.dtype)
-    return cotangent
-
-
 def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Array], Any]:
-    inputs, wanted = _primals(inputs)
-    value, saved = value_and_saved(problem, wanted, key.value, inputs)
-    kept = None if _sums.one_pass(problem) else saved.kept
-    num_kept = jnp.asarray(problem.num_samples, problem.dtype) if kept is None else kept.sum()
-    return (value, num_kept), (_Static(wanted), key.value, inputs, (value, saved))
+    wanted = tuple(leaf.perturbed for leaf in inputs)
+    key, inputs = key.value, tuple(leaf.value for leaf in inputs)
+    value, saved = value_and_saved(problem, wanted, key, inputs)
+    one_pass = _sums.one_pass(problem)
+    num_kept = jnp.asarray(problem.num_samples, problem.dtype) if one_pass else saved.kept.sum()
+    return (value, num_kept), (_Static(wanted), key, inputs, saved)
 
 
 def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[None, Gradients]:
     """Ignores the cotangent of the number of samples kept, which is a constant."""
-    wanted, key, inputs, forward = residuals
-    cotangent = _instantiate(cotangents[0])
-    return None, pull_back(problem, wanted.value, key, inputs, forward, cotangent)
-
-
-def _value_and_saved_fwd(problem: Problem, wanted: Wanted, key: Any, inputs: Any) -> tuple[Any, Any]:
-    """Serves the caller's `wanted` and this rule's own from one pass."""
-    inputs, own = _primals(inputs)
-    both = tuple(a or b for a, b in zip(wanted, own, strict=True))
-    value, saved = forward = value_and_saved(problem, both, key.value, inputs)
-    if _sums.one_pass(problem):
-        saved = tuple(s if want else None for s, want in zip(saved, wanted, strict=True))
-    return (value, saved), (_Static(both), key.value, inputs, forward)
-
-
-def _value_and_saved_bwd(
-    problem: Problem, wanted: Wanted, residuals: Any, cotangents: Any
-) -> tuple[None, Gradients]:
-    """Ignores the cotangent of `saved`: only `pull_back` consumes it, and says it is constant."""
-    del wanted
-    return _estimate_bwd(problem, residuals, cotangents)
-
-
-def _pull_back_fwd(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Any, forward: Any, cotangent: Any
-) -> tuple[Gradients, Any]:
-    (inputs, cotangent), asked = _primals((inputs, cotangent))
-    forward, _ = _primals(forward)
-    gradients = pull_back(problem, wanted, key.value, inputs, forward, cotangent)
-    return gradients, (_Static(asked), key.value, inputs, cotangent)
-
-
-def _pull_back_bwd(
-    problem: Problem, wanted: Wanted, residuals: Any, cotangents: Any
-) -> tuple[None, Gradients, None, Any]:
-    asked, key, inputs, cotangent = residuals
-    chosen, rest = _sums.split(asked.value, (*inputs, cotangent))
-
-    def gradients_of(chosen: list[Any]) -> Gradients:
-        *inputs, cotangent = _sums.join(asked.value, chosen, rest)
-        return _surrogate_gradients(problem, wanted, key, tuple(inputs), cotangent)
-
-    _, vjp = jax.vjp(gradients_of, chosen)
-    *in_inputs, in_cotangent = _sums.spread(asked.value, vjp(jax.tree.map(_instantiate, cotangents))[0])
-    return None, tuple(in_inputs), None, in_cotangent
+    wanted, key, inputs, saved = residuals
+    cotangent = cotangents[0]
+    if isinstance(cotangent, SymbolicZero):
+        cotangent = jnp.zeros(problem.num_values, problem.dtype)
+    return None, pull_back(problem, wanted.value, key, inputs, saved, cotangent)
 
 
 estimate.defvjp(_estimate_fwd, _estimate_bwd, symbolic_zeros=True)
-value_and_saved.defvjp(_value_and_saved_fwd, _value_and_saved_bwd, symbolic_zeros=True)
-pull_back.defvjp(_pull_back_fwd, _pull_back_bwd, symbolic_zeros=True)
+
+
+@value_and_saved.defjvp
+def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """Gives what is saved no tangent: only `pull_back` consumes it, and has a rule that needs none."""
+    (key, inputs), (_, inputs_dot) = primals, tangents
+    value, saved = value_and_saved(problem, wanted, key, inputs)
+    samples = _samples(problem, key, inputs)
+    _, value_dot = _jvp(lambda inputs: surrogate(problem, key, inputs, samples), inputs, inputs_dot)
+    return (value, saved), (value_dot, jax.tree.map(jnp.zeros_like, saved))
+
+
+@pull_back.defjvp
+def _pull_back_jvp(
+    problem: Problem, wanted: Wanted, primals: Any, tangents: Any
+) -> tuple[Gradients, Gradients]:
+    (key, inputs, _, cotangent), (_, inputs_dot, _, cotangent_dot) = primals, tangents
+    samples = _samples(problem, key, inputs)
+
+    def gradients(items: Inputs) -> Gradients:
+        *inputs, cotangent = items
+        chosen, rest = _sums.split(wanted, tuple(inputs))
+
+        def value_of(chosen: list[Any]) -> Array:
+            return surrogate(problem, key, _sums.join(wanted, chosen, rest), samples)
+
+        _, vjp = jax.vjp(value_of, chosen)
+        return _sums.spread(wanted, vjp(cotangent)[0])
+
+    _, gradients_dot = _jvp(gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot))
+    return pull_back(problem, wanted, *primals), gradients_dot
+
+
+def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
+    """Returns the values of all samples, which no derivative goes through."""
+    return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs))[1]
+
+
+def _jvp(function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs) -> tuple[Any, Any]:
+    """`jax.jvp` in those items that are floating."""
+    floating = tuple(jnp.issubdtype(item.dtype, jnp.floating) for item in items)
+    chosen, rest = _sums.split(floating, items)
+    directions, _ = _sums.split(floating, tangents)
+    return jax.jvp(lambda chosen: function(_sums.join(floating, chosen, rest)), (chosen,), (directions,))

@@ -78,8 +78,8 @@ def smooth(
         `key` is a JAX PRNG key, consumed by the call. `sigma` replaces σ for this call; it may be
         traced, and is differentiated where asked. Gradients in args are pathwise: E[∂fun/∂args].
         `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, Info)`, for `has_aux=True`.
-        Forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises `TypeError`: use `jax.grad`,
-        `jax.jacrev`, and `jax.jacrev(jax.grad(...))` for a Hessian.
+        Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
+        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
 
     Raises:
         ValueError: an option is out of range, here; or, when called, `x` or the values are not
@@ -125,8 +125,8 @@ class Smoothed:
             if "forward-mode" not in str(error):
                 raise
             raise TypeError(
-                "a smoothed function has no forward mode (jax.jvp, jax.jacfwd, jax.hessian); use jax.grad, "
-                "jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(...)) for a Hessian"
+                "a smoothed function has no forward mode (jax.jvp, jax.jacfwd) of its own; use jax.grad, "
+                "jax.vjp or jax.jacrev; jax.hessian works, and so does jax.jvp of the gradient"
             ) from error
 
 

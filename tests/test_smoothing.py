@@ -79,11 +79,9 @@ def test_chunks_smaller_than_a_group_and_left_over_groups_change_nothing():
 
     for fun in (_sort_sum, jnp.sort):
         whole, parts = (esjax.smooth(fun, **options(size)) for size in (None, 3))
-        value, vjp = jax.vjp(lambda x, whole=whole: whole(key, x), x)
-        value_of_parts, vjp_of_parts = jax.vjp(lambda x, parts=parts: parts(key, x), x)
-        np.testing.assert_allclose(value, value_of_parts, rtol=1e-5)
-        cotangent = jnp.ones_like(value)
-        np.testing.assert_allclose(vjp(cotangent)[0], vjp_of_parts(cotangent)[0], rtol=1e-4, atol=1e-6)
+        both = [jax.jit(lambda x, f=f: (f(key, x), jax.jacrev(f, 1)(key, x)))(x) for f in (whole, parts)]
+        for a, b in zip(*both, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_the_blocks_own_derivative_is_never_asked_for():
@@ -99,7 +97,7 @@ def test_the_blocks_own_derivative_is_never_asked_for():
     x = jnp.array([0.3, 1.2])
     gradient = jax.grad(smoothed, argnums=1)
     assert gradient(jax.random.key(0), x).shape == (2,)
-    assert jax.jacrev(gradient, argnums=1)(jax.random.key(0), x).shape == (2, 2)
+    assert jax.jit(jax.jacrev(gradient, argnums=1))(jax.random.key(0), x).shape == (2, 2)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
@@ -250,13 +248,29 @@ def test_a_block_may_close_over_traced_values():
     np.testing.assert_allclose(gradient(jnp.ones(3), 0.25), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", [jax.jacfwd, jax.hessian])
-def test_forward_mode_says_what_to_call_instead(mode):
+def test_forward_mode_of_the_first_order_says_what_to_call_instead():
     smoothed = esjax.smooth(_step, sigma=1.0, num_samples=4)
-    with pytest.raises(TypeError, match=r"no forward mode.*jax\.jacrev\(jax\.grad"):
-        mode(lambda x: smoothed(jax.random.key(0), x))(0.5)
+    with pytest.raises(TypeError, match=r"no forward mode.*use jax\.grad"):
+        jax.jacfwd(lambda x: smoothed(jax.random.key(0), x))(0.5)
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(jax.jit(lambda x: smoothed(jax.random.key(0), x)), (0.5,), (1.0,))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_forward_over_reverse_is_reverse_over_reverse(outputs):
+    smoothed = esjax.smooth(lambda x: _sort_sum(x) * jnp.ones(outputs), sigma=1.0, num_samples=8)
+    x = jnp.array([0.3, -0.2])
+
+    def function(x):
+        return smoothed(jax.random.key(0), x)
+
+    hessian = jax.jit(jax.hessian(function))(x)
+    reverse = jax.jit(jax.jacrev(jax.jacrev(function)))(x)
+    np.testing.assert_allclose(hessian, reverse, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(hessian, jnp.swapaxes(hessian, -1, -2), rtol=1e-5, atol=1e-6)
+    both = jax.jit(jax.value_and_grad(lambda x: function(x).sum()))
+    _, (slope, _) = jax.jvp(both, (x,), (jnp.ones(2),))
+    np.testing.assert_allclose(slope, both(x)[1].sum(), rtol=1e-4)
 
 
 def _faulty(x, fault):
