@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from esjax.noise import Noise
+from esjax import _sobol
+from esjax.noise import Noise, normal
 
 Array = jax.Array
 
@@ -31,6 +33,9 @@ class Groups(NamedTuple):
 
 Sampler = Callable[[int, int, Noise], Groups]
 """`(num_samples, dim, noise) -> Groups`; raises `ValueError` where it cannot serve these."""
+
+_GROUP_FLOATS = 2**16
+"""The most numbers in one group, 256 KB in float32: where a group fits the cache, structure costs little."""
 
 
 def iid(num_samples: int, dim: int, noise: Noise) -> Groups:
@@ -61,3 +66,134 @@ def antithetic(num_samples: int, dim: int, noise: Noise) -> Groups:
         return jnp.concatenate([eps, -eps])
 
     return Groups(2, draw)
+
+
+def orthogonal(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """Groups of at most D samples in orthogonal directions, D = `dim` (Choromanski et al. 2018, sec. 3).
+
+    For normal noise the directions are rows of a random rotation and the lengths independent, so that each
+    sample is exactly N(0, I). Other noise is icdf(Φ(z)) of such z: its coordinates are independent within
+    a sample, and nearly uncorrelated between samples. Groups are also at most about N/2, so that there
+    are two to compare, and at most 2¹⁶ numbers: making n directions orthogonal takes O(n² D).
+    """
+    size = min(dim, _half(num_samples, dim))
+
+    def draw(key: Any, dtype: Any) -> Array:
+        return _from_normal(noise, _orthogonal_normal(key, size, dim, dtype))
+
+    return Groups(size, draw)
+
+
+def latin_hypercube(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """Groups in which every coordinate visits every stratum of the noise once (McKay et al. 1979).
+
+        ε_ij = icdf((π_j(i) + u_ij) / size),   u uniform on (0, 1)
+
+    with an independent random permutation π_j of 0, ..., size − 1 for each coordinate j. It removes the
+    variance of sums of functions of one coordinate each. That helps values and one-dimensional problems
+    most; in a gradient, products f(x + σε) s(ε) of many coordinates keep their variance. Groups are of
+    about N/2 samples, so that there are two to compare, and of at most 2¹⁶ numbers.
+    """
+    size = _half(num_samples, dim)
+
+    def draw(key: Any, dtype: Any) -> Array:
+        permutation_key, jitter_key = jax.random.split(key)
+        ordered = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[:, None], (size, dim))
+        strata = jax.random.permutation(permutation_key, ordered, axis=0, independent=True)
+        jitter = jax.random.uniform(jitter_key, (size, dim), dtype)
+        return noise.icdf(_inside((strata.astype(dtype) + jitter) / size))
+
+    return Groups(size, draw)
+
+
+def sobol(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """Groups of scrambled Sobol' points, evenly spread over several coordinates at once (Owen 1995).
+
+    Every group is scrambled by itself, and each of its points is uniform on (0, 1)ᴰ and becomes ε by
+    the noise's icdf. Groups are the largest power of two up to about N/2, so that there are two to
+    compare, and at most 2¹⁶ numbers: N a power of two suits best.
+
+    Raises:
+        ValueError: `dim` is above 21,201, where the known direction numbers end.
+    """
+    _sobol.check_dim(dim)
+    log2_size = _log2_half(num_samples, dim)
+    directions = _sobol.direction_numbers(log2_size, dim)
+
+    def draw(key: Any, dtype: Any) -> Array:
+        return noise.icdf(_sobol.scrambled_points(key, jnp.asarray(directions), dtype=dtype))
+
+    return Groups(2**log2_size, draw)
+
+
+def auto(num_samples: int, dim: int, noise: Noise) -> Groups:
+    """The sampler with the smallest gradient error for this N and D = `dim`, as measured.
+
+    - `sobol` where its groups have at least D² samples: about N ≥ 2 D², up to D = 32.
+    - `orthogonal` where its groups have at least D/8 samples: about N ≥ D/4, up to D = 724.
+    - `iid` beyond, where nothing else was measurably better, and all were slower.
+
+    Measured: rank correlation, rounding, counts above a threshold and argmax, with `leave_one_out`; D from
+    2 to 10,000, N from 4 to 2048, noise normal, logistic, laplace, gumbel and cauchy.
+    """
+    if 2 ** _log2_half(num_samples, dim) >= dim**2:
+        return sobol(num_samples, dim, noise)
+    groups = orthogonal(num_samples, dim, noise)
+    return groups if 8 * groups.size >= dim else iid(num_samples, dim, noise)
+
+
+def _half(num_samples: int, dim: int) -> int:
+    """Returns the largest group size that leaves two groups, where N ≥ 2, and respects the bound."""
+    return max(min(-(-num_samples // 2), _GROUP_FLOATS // max(dim, 1)), 1)
+
+
+def _log2_half(num_samples: int, dim: int) -> int:
+    """Returns the logarithm of the largest power of two up to `_half`."""
+    return _half(num_samples, dim).bit_length() - 1
+
+
+def _inside(u: Array) -> Array:
+    """Moves what was rounded to 0 or 1 back inside (0, 1), by half the spacing of numbers below 2."""
+    margin = float(np.finfo(u.dtype).eps) / 2
+    return jnp.clip(u, margin, 1 - margin)
+
+
+def _orthogonal_normal(key: Any, size: int, dim: int, dtype: Any) -> Array:
+    """Returns (size, dim): rows N(0, I) in orthogonal directions.
+
+    A Gaussian matrix factors into L Q, L lower triangular, where Q has random orthonormal rows
+    and is independent of L. The lengths of the matrix's rows are those of L's: independent of Q, and
+    of each other. So the rows of Q take the lengths of the rows they were made of.
+    """
+    rows = jax.random.normal(key, (size, dim), dtype)
+    return jnp.linalg.norm(rows, axis=1, keepdims=True) * _orthonormal(rows)
+
+
+@jax.jit
+def _orthonormal(rows: Array) -> Array:
+    """Returns Q (n, dim) of `rows` = L Q, by Gram-Schmidt done twice: once is not enough in float32.
+
+    As fast as `jnp.linalg.qr` on an idle CPU. On a busy one LAPACK's threads wait for each other, and took a
+    hundred times as long.
+    """
+
+    def step(basis: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
+        index, row = item
+        for _ in range(2):
+            parts = jnp.matmul(basis, row, precision="highest")
+            row = row - jnp.matmul(parts, basis, precision="highest")
+        row = row / jnp.linalg.norm(row)
+        return jax.lax.dynamic_update_index_in_dim(basis, row, index, 0), None
+
+    indices = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    return jax.lax.scan(step, jnp.zeros_like(rows), (indices, rows))[0]
+
+
+def _from_normal(noise: Noise, z: Array) -> Array:
+    """Turns standard normal coordinates into the noise's, icdf(Φ(z)), by the lower tail where it can."""
+    if noise == normal:
+        return z
+    if not noise.symmetric:
+        return noise.icdf(_inside(jax.scipy.special.ndtr(z)))
+    lower = noise.icdf(_inside(jax.scipy.special.ndtr(-jnp.abs(z))))
+    return jnp.where(z < 0, lower, -lower)

@@ -21,7 +21,11 @@ def test_plain_estimator_equals_the_numpy_loop_over_the_same_draws():
     key, num_samples, t, label = jax.random.key(1), 50, 0.25, 2
     logits = np.array([0.3, -0.2, 0.1, 0.4], np.float32)
     smoothed = esjax.smooth(
-        esjax.blocks.accuracy, sigma=t**0.5, num_samples=num_samples, baseline=esjax.baselines.none
+        esjax.blocks.accuracy,
+        sigma=t**0.5,
+        num_samples=num_samples,
+        sampler=esjax.samplers.iid,
+        baseline=esjax.baselines.none,
     )
     gradient = jax.grad(smoothed, argnums=1)(key, jnp.asarray(logits), label)
     total = np.zeros(4)
@@ -140,7 +144,7 @@ def test_gradients_in_args_are_pathwise_and_integer_args_are_fine():
         return args["w"][index] * jnp.sum(x > 0).astype(x.dtype) + args["b"] ** 2
 
     for fun in (block, lambda *a: block(*a) * jnp.ones(2)):
-        smoothed = esjax.smooth(fun, sigma=1.0, num_samples=16)
+        smoothed = esjax.smooth(fun, sigma=1.0, num_samples=16, sampler=esjax.samplers.iid)
 
         def loss(args, smoothed=smoothed):
             return smoothed(key, x, args, 1).sum()
@@ -293,7 +297,11 @@ def test_discarded_samples_are_left_out_of_every_sum():
     """Against a NumPy loop over the samples that are kept."""
     key, x, scale, num_samples = jax.random.key(0), jnp.array([0.4, 0.0]), jnp.float32(1.5), 16
     smoothed = esjax.smooth(
-        lambda x, scale: scale * _faulty(x, x[1]), sigma=1.0, num_samples=num_samples, discard=jnp.isnan
+        lambda x, scale: scale * _faulty(x, x[1]),
+        sigma=1.0,
+        num_samples=num_samples,
+        sampler=esjax.samplers.iid,
+        discard=jnp.isnan,
     )
     (value, info), gradients = jax.value_and_grad(smoothed.with_info, (1, 2), has_aux=True)(key, x, scale)
     eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0] for n in range(num_samples)])

@@ -94,7 +94,7 @@ def _smooth(fun, noise, sampler, baseline, num_samples=8):
 
 
 def _draws(function, num_keys):
-    keys = jax.random.split(jax.random.key(11), num_keys)
+    keys = jax.random.split(jax.random.key(12), num_keys)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.jit(jax.vmap(function))(keys))
 
 
@@ -177,6 +177,13 @@ def test_hessian_vector_products(noise, sampler, baseline):
 
     truth = _differences(exact_slope, np.append(X, SIGMA), h=3e-3)
     _assert_mean(_draws(all_of, 20_000), truth, noise)
+
+
+@pytest.mark.parametrize("noise", sorted(KINKED))
+def test_second_derivatives_under_a_density_with_a_kink_are_refused(noise):
+    smoothed = _smooth(jnp.sum, noise, "iid", "none")
+    with pytest.raises(ValueError, match=f"noise={noise} has first derivatives only"):
+        jax.hessian(smoothed, 1)(jax.random.key(0), jnp.ones(2))
 
 
 def test_third_derivatives_of_a_step():
