@@ -16,11 +16,15 @@ def check_count(name: str, value: Any) -> None:
 
 def check_sigma(sigma: Any) -> None:
     """Raises `ValueError` unless each leaf of σ is of positive numbers; a traced one cannot be looked at."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(sigma, is_leaf=lambda leaf: leaf is None):
+    if sigma is None:
+        raise ValueError("sigma=None is not a number; use numbers > 0")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sigma):
         name = f"sigma{jax.tree_util.keystr(path)}"
         if isinstance(leaf, jax.core.Tracer):
             continue
         try:
+            if np.asarray(leaf).dtype == bool:
+                raise TypeError
             values = np.asarray(leaf).astype(np.float64, casting="same_kind")
         except (TypeError, ValueError):
             raise ValueError(f"{name}={leaf!r} is not a number; use numbers > 0") from None
@@ -37,7 +41,7 @@ def check_key(key: Any) -> None:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return
-    if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+    if dtype == jnp.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
         return
     what = f"{dtype}{list(shape)}" if shape is not None else repr(key)
     raise ValueError(

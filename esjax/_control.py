@@ -34,24 +34,29 @@ def with_control(
         num_samples: N of both halves together.
     """
     c, c_mean = control
-
-    def moments(x: Any, *args: Any) -> tuple[Any, Any, Any, Any]:
-        f_value, c_value = fun(x, *args), c(x, *args)
-        _check_same("control[0]", c_value, f_value)
-        product = jax.tree.map(jnp.multiply, f_value, c_value)
-        return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
-
     sizes = num_samples - num_samples // 2, num_samples // 2
-    halves = [smooth(moments, size) for size in sizes]
 
     def smoothed(key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, Any]:
-        keys = jax.random.split(key)
-        each = [half.with_info(k, x, *args, sigma=sigma) for half, k in zip(halves, keys, strict=True)]
-        (first, second), infos = zip(*each, strict=True)
         known = c_mean(x, sigma, *args)
-        _check_same("control[1]", known, first[0])
+        centre = jax.lax.stop_gradient(known)
+
+        def moments(x: Any, *args: Any) -> tuple[Any, Any, Any, Any]:
+            f_value, c_value = fun(x, *args), c(x, *args)
+            _check_same("control[0]", c_value, f_value)
+            _check_same("control[1]", known, f_value)
+            c_value = jax.tree.map(jnp.subtract, c_value, centre)  # float32 would lose an offset's variance
+            product = jax.tree.map(jnp.multiply, f_value, c_value)
+            return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
+
+        keys = jax.random.split(key)
+        halves = [
+            smooth(moments, size).with_info(k, x, *args, sigma=sigma)
+            for size, k in zip(sizes, keys, strict=True)
+        ]
+        (first, second), infos = zip(*halves, strict=True)
+        moved = jax.tree.map(jnp.subtract, known, centre)  # 0, with the derivative of the known mean
         parts = [
-            _controlled(own, other, known, size / num_samples)
+            _controlled(own, other, moved, size / num_samples)
             for own, other, size in ((first, second, sizes[0]), (second, first, sizes[1]))
         ]
         return jax.tree.map(jnp.add, *parts), jax.tree.map(jnp.add, *infos)
@@ -59,11 +64,11 @@ def with_control(
     return smoothed
 
 
-def _controlled(own: Any, other: Any, known: Any, share: float) -> Any:
+def _controlled(own: Any, other: Any, moved: Any, share: float) -> Any:
     """Returns share · (f − β (c − C)) of one half, with β from the moments of the other."""
     scale = jax.tree.map(_regression, *jax.lax.stop_gradient(other))
     f_mean, c_mean, *_ = own
-    return jax.tree.map(lambda f, c, C, beta: share * (f - beta * (c - C)), f_mean, c_mean, known, scale)
+    return jax.tree.map(lambda f, c, C, beta: share * (f - beta * (c - C)), f_mean, c_mean, moved, scale)
 
 
 def _regression(f: Array, c: Array, fc: Array, cc: Array) -> Array:

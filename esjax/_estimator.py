@@ -32,7 +32,7 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Array]:
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
         values = _sampling.evaluate(problem, inputs, _sampling.draw(problem, key, start, count))
-        kept = _sums.keep(problem, values)
+        kept = _sums.keep(problem, inputs, values)
         total = total + jnp.where(kept[:, None] > 0, values, 0).sum(0)
         return (total, num_kept + kept.sum()), None
 
@@ -94,7 +94,6 @@ def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[No
 estimate.defvjp(_estimate_fwd, _estimate_bwd, symbolic_zeros=True)
 
 
-@value_and_saved.defjvp
 def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """Gives what is saved no tangent: only `pull_back` consumes it, and has a rule that needs none."""
     (key, inputs), (_, inputs_dot) = primals, tangents
@@ -104,7 +103,6 @@ def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangent
     return (value, saved), (value_dot, jax.tree.map(jnp.zeros_like, saved))
 
 
-@pull_back.defjvp
 def _pull_back_jvp(
     problem: Problem, wanted: Wanted, primals: Any, tangents: Any
 ) -> tuple[Gradients, Gradients]:
@@ -125,14 +123,18 @@ def _pull_back_jvp(
     return pull_back(problem, wanted, *primals), gradients_dot
 
 
+value_and_saved.defjvp(_value_and_saved_jvp, symbolic_zeros=True)
+pull_back.defjvp(_pull_back_jvp, symbolic_zeros=True)
+
+
 def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
     """Returns the values of all samples, which no derivative goes through."""
     return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs))[1]
 
 
 def _jvp(function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs) -> tuple[Any, Any]:
-    """`jax.jvp` in those items that are floating."""
-    floating = tuple(jnp.issubdtype(item.dtype, jnp.floating) for item in items)
-    chosen, rest = _sums.split(floating, items)
-    directions, _ = _sums.split(floating, tangents)
-    return jax.jvp(lambda chosen: function(_sums.join(floating, chosen, rest)), (chosen,), (directions,))
+    """`jax.jvp` in those items only that have a tangent: the block may have no derivative in the others."""
+    moved = tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents)
+    chosen, rest = _sums.split(moved, items)
+    directions, _ = _sums.split(moved, tangents)
+    return jax.jvp(lambda chosen: function(_sums.join(moved, chosen, rest)), (chosen,), (directions,))

@@ -17,6 +17,16 @@ def accumulator_dtype(tree: Any) -> Any:
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
+def check_arrays(tree: Any, name: str, remedy: str) -> None:
+    """Raises `ValueError` for the first leaf of `tree` that is no array or number, naming its path."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}={leaf!r} is no array or number; {remedy}") from None
+
+
 def check_floating(tree: Any, name: str, remedy: str) -> None:
     """Raises `ValueError` for the first leaf of `tree` that is not floating, naming its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -50,19 +60,18 @@ def unflattener(tree: Any) -> Callable[[Array], Any]:
     return unflatten
 
 
-def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
-    """Turns σ into () where it is one number, else into (dim,), one number for each coordinate of x.
+def check_sigma_fits(sigma: Any, x: Any) -> Any:
+    """Returns σ as one number, or as a list of one for each leaf of x.
 
     Args:
         sigma: one number; or x's structure with, for each leaf, one number or an array of its shape.
         x: pytree of arrays.
-        dtype: of the result.
 
     Raises:
         ValueError: σ has another structure, or a leaf another shape.
     """
     if jax.tree_util.all_leaves([sigma]) and jnp.ndim(sigma) == 0:
-        return jnp.asarray(sigma, dtype)
+        return sigma
     remedy = "give one number, or x's structure with one number or an array of the leaf's shape for each leaf"
     found, wanted = str(jax.tree.structure(sigma)), str(jax.tree.structure(x))
     if found != wanted:
@@ -73,5 +82,39 @@ def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
         if jnp.shape(leaf) not in ((), like.shape):
             name = f"sigma{jax.tree_util.keystr(path)}"
             raise ValueError(f"{name} has shape {jnp.shape(leaf)}, and x there has {like.shape}; {remedy}")
-    spread = jax.tree.map(lambda leaf, like: jnp.broadcast_to(jnp.asarray(leaf, dtype), like.shape), sigma, x)
-    return flatten(spread, dtype)
+    return jax.tree.leaves(sigma)
+
+
+def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
+    """Turns what `check_sigma_fits` returns into () for one number, else (dim,), one for each coordinate."""
+    if not isinstance(sigma, list):
+        return jnp.asarray(sigma, dtype)
+    pairs = zip(sigma, jax.tree.leaves(x), strict=True)
+    return flatten([jnp.broadcast_to(jnp.asarray(leaf, dtype), like.shape) for leaf, like in pairs], dtype)
+
+
+def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any, list[Any]]:
+    """Traces `function` at `args`, and takes the traced values that it closes over out of it.
+
+    (`jax.closure_convert` takes floating ones only: an integer label would stay behind.)
+
+    Returns:
+        `(consts, *args) -> value`; the value's structure, shapes and dtypes; and those consts.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    is_traced = [isinstance(const, jax.core.Tracer) for const in closed.consts]
+    fixed = [const for const, traced in zip(closed.consts, is_traced, strict=True) if not traced]
+    treedef = jax.tree.structure(shape)
+
+    def call(consts: list[Any], *args: Any) -> Any:
+        sources = {True: iter(consts), False: iter(fixed)}
+        both = [next(sources[traced]) for traced in is_traced]
+        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(closed.jaxpr, both, *jax.tree.leaves(args)))
+
+    return call, shape, [const for const, traced in zip(closed.consts, is_traced, strict=True) if traced]
+
+
+def widen(array: Array) -> Array:
+    """Returns floating arrays narrower than float32 as float32, others as they are."""
+    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(jnp.float32) if narrow else array

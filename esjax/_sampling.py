@@ -26,7 +26,7 @@ class Problem(NamedTuple):
         noise: the distribution of ε.
         groups: how the ε are drawn together.
         baseline: what is subtracted from the values.
-        discard: `values (num_values,) -> bool ()`, which samples to leave out; None: none.
+        discard: `(values (num_values,), args) -> bool ()`, which samples to leave out; None: none.
         num_samples: N.
         evaluated_at_once: samples in one call of the vmapped `fun`.
         drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     noise: Noise
     groups: Groups
     baseline: Baseline
-    discard: Callable[[Array], Array] | None
+    discard: Callable[[Array, tuple[Any, ...]], Array] | None
     num_samples: int
     evaluated_at_once: int
     drawn_at_once: int
@@ -84,8 +84,21 @@ def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
     def draw_group(group: Array) -> Array:
         return problem.groups.draw(jax.random.fold_in(key, group), problem.dtype)
 
-    eps = jax.vmap(draw_group)(groups)
+    eps = jax.vmap(draw_group)(groups) if _vmaps(key) else jax.lax.map(draw_group, groups)
     return eps.reshape(num_groups * size, problem.dim)[:count]
+
+
+def draw_one(problem: Problem, key: Any, index: Array) -> Array:
+    """Returns ε (dim,) of sample `index`."""
+    size = problem.groups.size
+    return draw(problem, key, index // size * size, size)[index % size]
+
+
+def _vmaps(key: Any) -> bool:
+    """Whether draws under `vmap` are those of a loop, which JAX promises for threefry keys only."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return "threefry" in str(jax.random.key_impl(key))
+    return bool(key.shape[-1] == 2)
 
 
 def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:

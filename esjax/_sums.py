@@ -4,7 +4,6 @@ Blocks with one value and an affine baseline are summed in one pass, in which no
 drawn again. Others keep their N × num_values values, and draw the noise again for the gradients.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -53,11 +52,12 @@ def value_and_gradients(
     at_input = _sampling.value_at_input(problem, inputs)[0]
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
-        offset, value_sum, score_sums, args_sums = carry
+        offset, value_sum, centred_sum, score_sums, args_sums = carry
         eps = _sampling.draw(problem, key, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
         values, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
         values = values[:, 0]
+        value_sum = value_sum + values.sum()
         offset = jnp.where(start == 0, values.mean(), offset) if centred else offset
         values = values - offset
         own, total = _chunk_coefficients(problem, count)
@@ -66,14 +66,16 @@ def value_and_gradients(
         scores = _scores(problem, wanted, inputs, eps)
         score_sums = jax.tree.map(lambda carried, s: carried + weights @ s, score_sums, scores)
         args_sums = jax.tree.map(jnp.add, args_sums, in_args)
-        return (offset, value_sum + values.sum(), score_sums, args_sums), None
+        return (offset, value_sum, centred_sum + values.sum(), score_sums, args_sums), None
 
     zero = jnp.zeros((), problem.dtype)
-    carry = (at_input, zero, _score_zeros(problem, wanted, inputs, rows=(2,)), _args_zeros(wanted, inputs))
-    (offset, value_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
-    score_sums = jax.tree.map(lambda sums: sums[0] - value_sum * sums[1], score_sums)
-    value = offset + value_sum / problem.num_samples
-    return value[None], _gradients(inputs, score_sums, args_sums, problem.num_samples)
+    score_zeros = _score_zeros(problem, wanted, inputs, rows=(2,))
+    carry = (at_input, zero, zero, score_zeros, _args_zeros(wanted, inputs))
+    (_, value_sum, centred_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
+    score_sums = jax.tree.map(lambda sums: sums[0] - centred_sum * sums[1], score_sums)
+    return value_sum[None] / problem.num_samples, _gradients(
+        inputs, score_sums, args_sums, problem.num_samples
+    )
 
 
 def _averages(problem: Problem) -> bool:
@@ -102,29 +104,43 @@ def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array,
         return carry, _sampling.evaluate(problem, inputs, eps)
 
     _, values = _sampling.fold(problem, step, None)
-    kept = keep(problem, values)
+    kept = keep(problem, inputs, values)
     values = jnp.where(kept[:, None] > 0, values, 0)
     at_input = _sampling.value_at_input(problem, inputs)
     return values.sum(0) / kept.sum(), Values(values, kept, at_input)
 
 
-def keep(problem: Problem, values: Array) -> Array:
+def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:
     """Returns (count,) 1 for each row of values (count, num_values) to keep, 0 for one to leave out."""
     if problem.discard is None:
         return jnp.ones(values.shape[0], problem.dtype)
-    return 1 - jax.vmap(problem.discard)(values).astype(problem.dtype)
+    _, _, *args = inputs
+    return 1 - jax.vmap(problem.discard, (0, None))(values, tuple(args)).astype(problem.dtype)
+
+
+def kept_samples(problem: Problem, key: Any, eps: Array, kept: Array, saved: Values) -> Array:
+    """Puts the ε of a sample that was kept in place of those that were not.
+
+    Their values are given no weight, but 0 times the derivative of a faulty one may be NaN.
+    """
+    if problem.discard is None:
+        return eps
+    sound = _sampling.draw_one(problem, key, saved.kept.argmax().astype(jnp.int32))
+    return jnp.where(kept[:, None] > 0, eps, sound[None])
 
 
 def weights(problem: Problem, saved: Values) -> Array:
     """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
     values, kept, at_input = saved
-    offset = values.sum(0) / kept.sum() if _averages(problem) else at_input
+    in_group = _sampling.group_sums(kept, problem.groups.size)
+    alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
+    offset = at_input
+    if _averages(problem):
+        offset = jnp.where(alone.any(), 0, values.sum(0) / kept.sum())
     values = values - offset[None]
     if problem.baseline.transform is not None:
         values = jax.vmap(problem.baseline.transform, in_axes=(1, None), out_axes=1)(values, kept)
     values = jnp.where(kept[:, None] > 0, values, 0)
-    in_group = _sampling.group_sums(kept, problem.groups.size)
-    alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
     coefficients = problem.baseline.coefficients(in_group, jnp.full_like(in_group, kept.sum()))
     own, total = (jnp.where(alone, 0, c)[:, None] for c in coefficients)
     baseline = own * _sampling.group_sums(values, problem.groups.size) + total * values.sum(0)[None]
@@ -146,6 +162,7 @@ def gradients_from_values(
         if any(wanted[2:]):
             kept = jax.lax.dynamic_slice(saved.kept, (start,), (count,))
             cotangents = kept[:, None] * cotangent[None]
+            eps = kept_samples(problem, key, eps, kept, saved)
             _, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
@@ -199,22 +216,11 @@ def _values_and_args_gradients(
     if not chosen:
         return _sampling.evaluate(problem, inputs, eps), tuple(None for _ in inputs[2:])
 
-    def values_of(chosen: list[Any], eps: Array) -> Array:
+    def values_of(chosen: list[Any]) -> Array:
         return _sampling.evaluate(problem, join(args_wanted, chosen, rest), eps)
 
-    values, vjp = jax.vjp(partial(values_of, eps=eps), chosen)
-    if problem.discard is None:
-        return values, spread(args_wanted, vjp(cotangents)[0])[2:]
-
-    def gradients_of_one(eps: Array, cotangent: Array) -> list[Any]:
-        _, vjp = jax.vjp(partial(values_of, eps=eps[None]), chosen)
-        return vjp(cotangent[None])[0]
-
-    # A discarded sample's gradient may be NaN, and 0 · NaN is NaN: so each by itself, then left out.
-    each = _sampling.over_samples(problem, gradients_of_one, eps, cotangents)
-    kept = (cotangents != 0).any(-1)
-    gradients = [jnp.where(kept.reshape(-1, *[1] * (g.ndim - 1)), g, 0).sum(0) for g in each]
-    return values, spread(args_wanted, gradients)[2:]
+    values, vjp = jax.vjp(values_of, chosen)
+    return values, spread(args_wanted, vjp(cotangents)[0])[2:]
 
 
 # --- some of a tuple ---------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
     def total_of(start: Array, chunk: Array, kept: Array, inputs: Inputs) -> Array:
         x, sigma, *_ = inputs
         eps = _sampling.draw(problem, key, start, chunk.shape[0])
+        eps = _sums.kept_samples(problem, key, eps, kept, saved)
         values = _sampling.evaluate(problem, inputs, eps)
         box = jnp.exp(_log_ratio(problem.noise, eps, x - x0, sigma, sigma0))[:, None]
         terms = values * box + chunk * (1 - box)

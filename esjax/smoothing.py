@@ -67,10 +67,11 @@ def smooth(
         baseline: what is subtracted from the values, from `esjax.baselines`.
         control: a control variate `(c, c_mean)`: `c(x, *args)` returns what `fun` does, and
             `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable. Its scale is fitted,
-            each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1).
+            each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1). N must be a
+            multiple of 4.
         discard: elementwise on values → bool, such as `jnp.isnan`: samples with a value to discard are
-            left out, and the mean is over the rest. Unbiased where the faults do not depend on ε.
-            None: a NaN stays visible, in value and gradient.
+            left out, and the mean is over the rest. Unbiased where the faults do not depend on ε. NaN where
+            none is left. None: a NaN stays visible, in value and gradient.
         chunk_size: samples evaluated at once; memory is O(dim) for each of them, and for each of a
             sampler's group. None: what fits the cache. It does not change what is drawn.
 
@@ -93,8 +94,8 @@ def smooth(
         >>> print(f"{slope:.1f}")
         0.8
     """
-    _check_options(fun, sigma, num_samples, control, discard, chunk_size)
     options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size)
+    _check_options(fun, options, sigma, control)
     if control is None:
         return Smoothed(partial(_estimate, fun, options), sigma)
 
@@ -144,21 +145,22 @@ def _estimate(
     fun: Callable[..., Any], options: _Options, key: Any, x: Any, *args: Any, sigma: Any
 ) -> tuple[Any, Info]:
     """Estimates on vectors what `smooth` promises for pytrees."""
+    _flatten.check_arrays(x, "x", "pass arrays")
     x = jax.tree.map(jnp.asarray, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    dtype = _flatten.accumulator_dtype(x)
-    vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(sigma, x, dtype)
-    block = _Block(fun, x, args, dtype)
+    scales = _flatten.check_sigma_fits(sigma, x)
+    block = _Block(fun, options.discard, x, args)
+    dtype = block.dtype
     dim = sum(leaf.size for leaf in jax.tree.leaves(x))
     groups = options.sampler(options.num_samples, dim, options.noise)
-    _check_groups(options, groups.size)
-    evaluated, drawn = _chunks(options, groups.size, max(dim, block.num_values))
+    _check_groups(options, groups, dim, dtype)
+    evaluated, drawn = _chunks(options, groups.size, max(dim, block.num_values, 1))
     problem = Problem(
         fun=block,
         noise=options.noise,
         groups=groups,
         baseline=options.baseline,
-        discard=options.discard and partial(_any, options.discard),
+        discard=block.discard if options.discard is not None else None,
         num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
@@ -166,65 +168,116 @@ def _estimate(
         num_values=block.num_values,
         dtype=dtype,
     )
+    vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(scales, x, dtype)
     value, num_kept = _estimator.estimate(problem, key, (*vectors, *block.args))
     num_discarded = options.num_samples - jax.lax.stop_gradient(num_kept).astype(jnp.int32)
     return block.unflatten_values(value), Info(num_discarded)
 
 
 class _Block:
-    """`fun` on vectors: (dim,) and a tuple of arrays → (num_values,); what it closes over is in `args`."""
+    """`fun` and `discard` on vectors: (dim,) or values (num_values,), and a tuple of arrays.
 
-    def __init__(self, fun: Callable[..., Any], x: Any, args: tuple[Any, ...], dtype: Any) -> None:
-        self._fun, consts = jax.closure_convert(fun, x, *args)
-        self._unflatten_x = _flatten.unflattener(x)
-        leaves, self._treedef = jax.tree.flatten((args, consts))
-        self.args = tuple(jnp.asarray(leaf) for leaf in leaves)
-        self._dtype = dtype
-        values = jax.eval_shape(lambda x: self._fun(x, *args, *consts), x)
+    Whatever traced values the two close over are hoisted into that tuple, `args`, so that a derivative rule
+    may be called where those tracers are not valid. Its narrow floating arrays are widened, so that
+    their gradients are summed in float32.
+    """
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        discard: Callable[[Array], Array] | None,
+        x: Any,
+        args: tuple[Any, ...],
+    ) -> None:
+        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
+        self._fun, values, fun_consts = _flatten.hoisted(fun, x, *args)
         _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
+        self.dtype = _flatten.accumulator_dtype((x, values))
+        self._unflatten_x = _flatten.unflattener(x)
         self.unflatten_values = _flatten.unflattener(values)
         self.num_values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(values))
+        discard_consts: list[Any] = []
+        if discard is not None:
+            like = jnp.zeros(self.num_values, self.dtype)
+            self._discard, found, discard_consts = _flatten.hoisted(discard, like)
+            _check_discarded(found, like)
+        leaves, self._treedef = jax.tree.flatten((args, fun_consts, discard_consts))
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        self._dtypes = [leaf.dtype for leaf in leaves]
+        self.args = tuple(_flatten.widen(leaf) for leaf in leaves)
 
     def __call__(self, z: Array, leaves: tuple[Array, ...]) -> Array:
-        args, consts = jax.tree.unflatten(self._treedef, leaves)
-        return _flatten.flatten(self._fun(self._unflatten_x(z), *args, *consts), self._dtype)
+        args, consts, _ = self._narrow(leaves)
+        return _flatten.flatten(self._fun(consts, self._unflatten_x(z), *args), self.dtype)
+
+    def discard(self, values: Array, leaves: tuple[Array, ...]) -> Array:
+        """Whether any of the values (num_values,) is one to discard."""
+        _, _, consts = self._narrow(leaves)
+        return self._discard(consts, values).any()
+
+    def _narrow(self, leaves: tuple[Array, ...]) -> Any:
+        pairs = zip(leaves, self._dtypes, strict=True)
+        return jax.tree.unflatten(
+            self._treedef, [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in pairs]
+        )
 
 
-def _any(discard: Callable[[Array], Array], values: Array) -> Array:
-    found = discard(values)
-    if getattr(found, "dtype", None) != jnp.bool_ or found.shape != values.shape:
+def _check_discarded(found: Any, like: Any) -> None:
+    if getattr(found, "dtype", None) != jnp.bool_ or found.shape != like.shape:
         raise ValueError(
-            f"discard turns values {values.shape} into {jax.tree.map(jnp.shape, found)} of type "
+            f"discard turns values {like.shape} into {jax.tree.map(jnp.shape, found)} of type "
             f"{getattr(found, 'dtype', type(found))}; return one bool for each value, as jnp.isnan does"
         )
-    return found.any()
 
 
-def _check_options(
-    fun: Any, sigma: Any, num_samples: Any, control: Any, discard: Any, chunk_size: Any
-) -> None:
+def _check_options(fun: Any, options: _Options, sigma: Any, control: Any) -> None:
     if not callable(fun):
         raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
     check_sigma(sigma)
-    check_count("num_samples", num_samples)
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size)
-    if discard is not None and not callable(discard):
-        raise ValueError(f"discard={discard!r} is not callable; pass a function such as jnp.isnan")
+    check_count("num_samples", options.num_samples)
+    if options.chunk_size is not None:
+        check_count("chunk_size", options.chunk_size)
+    if not isinstance(options.noise, noise.Noise):
+        raise ValueError(f"noise={options.noise!r} is no Noise; use one of esjax.noise, such as normal")
+    if not callable(options.sampler):
+        raise ValueError(f"sampler={options.sampler!r} is not callable; use one of esjax.samplers")
+    if not isinstance(options.baseline, baselines.Baseline):
+        raise ValueError(f"baseline={options.baseline!r} is no Baseline; use one of esjax.baselines")
+    if options.discard is not None and not callable(options.discard):
+        raise ValueError(f"discard={options.discard!r} is not callable; pass a function such as jnp.isnan")
     if control is not None:
-        if not (isinstance(control, tuple) and len(control) == 2 and all(map(callable, control))):
-            raise ValueError(f"control={control!r} must be a pair of functions (c, c_mean)")
-        if num_samples < 4:
-            raise ValueError(f"num_samples={num_samples} is too few for control's two halves; use at least 4")
+        _check_control(control, options)
 
 
-def _check_groups(options: _Options, size: int) -> None:
-    least = options.baseline.least_groups
-    if -(-options.num_samples // size) < least:
+def _check_control(control: Any, options: _Options) -> None:
+    if not (isinstance(control, tuple) and len(control) == 2 and all(map(callable, control))):
+        raise ValueError(f"control={control!r} must be a pair of functions (c, c_mean)")
+    if options.discard is not None:
         raise ValueError(
-            f"num_samples={options.num_samples} makes {-(-options.num_samples // size)} independent group(s) "
-            f"of {size}, and the baseline compares at least {least}; "
-            f"use num_samples >= {(least - 1) * size + 1}, or baseline=esjax.baselines.none"
+            f"discard={options.discard!r} together with control would leave out samples of which the control "
+            "variate's known mean knows nothing; use one of the two"
+        )
+    if options.num_samples < 4 or options.num_samples % 4:
+        raise ValueError(
+            f"num_samples={options.num_samples} must be a multiple of 4 with control, which halves them"
+        )
+
+
+def _check_groups(options: _Options, groups: samplers.Groups, dim: int, dtype: Any) -> None:
+    size, num_samples = groups.size, options.num_samples
+    check_count("the size of the sampler's groups", size)
+    drawn = jax.eval_shape(lambda key: groups.draw(key, dtype), jax.random.key(0))
+    if (drawn.shape, drawn.dtype) != ((size, dim), dtype):
+        raise ValueError(
+            f"sampler={options.sampler!r} draws {drawn.dtype}{list(drawn.shape)} for a group of {size}; "
+            f"return {dtype}{[size, dim]} from Groups.draw"
+        )
+    num_groups, least = -(-num_samples // size), options.baseline.least_groups
+    if num_groups < least:
+        raise ValueError(
+            f"num_samples={num_samples} makes {num_groups} independent group(s) of {size}, and the baseline "
+            f"compares at least {least}; use num_samples >= {(least - 1) * size + 1}, or "
+            "baseline=esjax.baselines.none"
         )
 
 

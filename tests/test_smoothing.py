@@ -7,6 +7,8 @@ import pytest
 from jax.scipy.stats import norm
 
 import esjax
+from esjax import _sums
+from esjax._sampling import Problem
 
 
 def _step(x):
@@ -368,6 +370,165 @@ def test_a_control_variate_that_does_not_vary_changes_nothing_but_the_draws():
     assert 0 <= smoothed(jax.random.key(0), 0.1) <= 1
 
 
+@pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint, lambda f: jax.vmap(f, (0, None))])
+def test_a_block_may_close_over_traced_integers_and_keys(transform):
+    def function(x, label):
+        key = jax.random.key(7)
+        smoothed = esjax.smooth(
+            lambda z: jnp.where(z[label] > jax.random.normal(key), 1.0, 0.0) * jnp.ones(2),
+            sigma=1.0,
+            num_samples=8,
+            discard=lambda values: values > label.astype(values.dtype),
+        )
+        return smoothed(jax.random.key(0), x).sum()
+
+    x = (
+        jnp.array([[0.1, 0.2, 0.3]])
+        if transform not in (jax.jit, jax.checkpoint)
+        else jnp.array([0.1, 0.2, 0.3])
+    )
+    gradient = jax.grad(lambda x: transform(function)(x, jnp.int32(1)).sum())(x)
+    expected = jax.jit(jax.grad(function))(jnp.array([0.1, 0.2, 0.3]), jnp.int32(1))
+    np.testing.assert_allclose(jnp.ravel(gradient), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_second_derivatives_of_discarded_samples_are_those_of_the_rest():
+    """x[1] only decides which samples are faulty, with σ so small that each is what it is at x."""
+
+    def block(x, scale):
+        return jnp.where(x[1] > 0, jnp.nan, jnp.where(x[0] > 0, 1.0, 0.0)) * scale
+
+    def sound(x, scale):
+        return jnp.where(x[0] > 0, 1.0, 0.0) * scale
+
+    options = {"sigma": jnp.array([1.0, 1e-9]), "num_samples": 32, "sampler": esjax.samplers.iid}
+    x, key = jnp.array([0.3, -1.0]), jax.random.key(0)
+    with_faults = esjax.smooth(block, discard=jnp.isnan, **options)
+    without = esjax.smooth(sound, discard=jnp.isnan, **options)
+
+    def derivatives(smoothed):
+        def function(u, scale):
+            return smoothed(key, jnp.array([u, x[1]]), scale)
+
+        return jax.hessian(function, (0, 1))(x[0], 2.0)
+
+    for a, b in zip(*map(jax.tree.leaves, map(derivatives, (with_faults, without))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+    mixed = esjax.smooth(
+        lambda x, scale: _faulty(x, x[1]) * scale, sigma=1.0, num_samples=32, discard=jnp.isnan
+    )
+    found = jax.hessian(lambda x, scale: mixed(key, x, scale), (0, 1))(jnp.zeros(2), 2.0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_second_derivatives_in_x_ask_for_no_derivative_in_args():
+    def host(x, scale):
+        return np.float32((np.asarray(x) > 0).sum() * np.asarray(scale))
+
+    def block(x, scale):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(host, shape, x, scale, vmap_method="sequential")
+
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=8)
+    x = jnp.array([0.1, 0.2])
+    plain = esjax.smooth(lambda x: (x > 0).sum().astype(x.dtype) * 2, sigma=1.0, num_samples=8)
+    hessian = jax.hessian(smoothed, 1)(jax.random.key(0), x, 2.0)
+    np.testing.assert_allclose(hessian, jax.hessian(plain, 1)(jax.random.key(0), x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_gradients_in_narrow_args_are_summed_in_float32(dtype, outputs):
+    smoothed = esjax.smooth(
+        lambda x, a: (0 * x + 100 * a.astype(x.dtype)) * jnp.ones(outputs),
+        sigma=1.0,
+        num_samples=4096,
+        chunk_size=8,
+    )
+    gradient = jax.grad(lambda a: smoothed(jax.random.key(0), 0.0, a)[0])(jnp.ones((), dtype))
+    assert gradient.dtype == dtype and float(gradient) == 100
+
+
+def test_complex_args_have_second_derivatives():
+    smoothed = esjax.smooth(lambda x, a: x.sum() * jnp.real(a) + jnp.imag(a) ** 2, sigma=1.0, num_samples=16)
+
+    def function(t):
+        return smoothed(jax.random.key(0), jnp.ones(2), jax.lax.complex(t, 2 * t))
+
+    np.testing.assert_allclose(jax.grad(jax.grad(function))(1.0), 8.0, rtol=1e-5)
+
+
+def test_values_and_args_wider_than_x_keep_their_precision():
+    with jax.enable_x64(True):
+        smoothed = esjax.smooth(lambda x, a: 0 * x.astype(a.dtype) + a, sigma=1.0, num_samples=4)
+        value = smoothed(jax.random.key(0), jnp.float32(0), jnp.float64(1 / 3))
+        assert value.dtype == jnp.float64 and abs(float(value) - 1 / 3) < 1e-15
+
+
+def test_the_value_is_the_same_with_and_without_a_gradient():
+    for block, value in ((lambda x: jnp.where(x > 5, 0.0, -jnp.inf), -jnp.inf), (jnp.floor, None)):
+        smoothed = esjax.smooth(block, sigma=1.0, num_samples=8)
+        plain = smoothed(jax.random.key(0), 0.3)
+        both, _ = jax.value_and_grad(smoothed, 1)(jax.random.key(0), 0.3)
+        assert plain == both and (value is None or plain == value)
+
+
+def test_rbg_keys_draw_the_same_whatever_the_chunks():
+    key = jax.random.key(0, impl="rbg")
+    values = [
+        esjax.smooth(lambda x: x @ x, sigma=1.0, num_samples=24, sampler=esjax.samplers.iid, chunk_size=size)(
+            key, jnp.ones(2)
+        )
+        for size in (None, 8, 5)
+    ]
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
+
+
+def test_one_sound_group_still_has_a_gradient():
+    """With nothing to compare with, b_n = 0."""
+    smoothed = esjax.smooth(
+        lambda x, fault: jnp.where(jnp.round(x[1]) == fault, 1.0, jnp.nan),
+        sigma=jnp.array([1.0, 1e-9]),
+        num_samples=4,
+        sampler=esjax.samplers.iid,
+        discard=lambda values: jnp.isnan(values),
+    )
+    gradient = jax.grad(smoothed, 1)(jax.random.key(0), jnp.zeros(2), 0.0)
+    assert np.isfinite(gradient).all()
+    kept = jnp.array([0.0, 1.0, 0.0, 0.0])
+    problem = Problem(
+        None,
+        None,
+        esjax.samplers.Groups(1, None),
+        esjax.baselines.leave_one_out,
+        jnp.isnan,
+        4,
+        4,
+        4,
+        2,
+        1,
+        None,
+    )
+    saved = _sums.Values(jnp.array([[0.0], [3.0], [0.0], [0.0]]), kept, jnp.zeros(1))
+    np.testing.assert_allclose(_sums.weights(problem, saved)[:, 0], [0, 3, 0, 0])
+
+
+def test_a_large_offset_does_not_spoil_a_control_variate():
+    def block(x):
+        return x.sum() + 1e4
+
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=16, control=(block, lambda x, sigma: block(x)))
+    gradients = jax.vmap(jax.grad(smoothed, 1), (0, None))(
+        jax.random.split(jax.random.key(0), 50), jnp.ones(2)
+    )
+    assert gradients.std() < 0.02
+
+
+def _three(key, dtype):
+    return jax.random.normal(key, (3,), dtype)
+
+
 def _control(value, mean):
     return (lambda x: value), (lambda x, sigma: mean)
 
@@ -400,7 +561,19 @@ def _control(value, mean):
         ({"control": 1}, 1.0, "control=1 must be a pair"),
         ({"control": _control(jnp.ones(2), 1.0)}, 1.0, r"control\[0\] returns"),
         ({"control": _control(jnp.float32(1), jnp.ones(2))}, 1.0, r"control\[1\] returns"),
-        ({"control": _control(1.0, 1.0), "num_samples": 3}, 1.0, "num_samples=3 is too few for control"),
+        ({"control": _control(1.0, 1.0), "num_samples": 6}, 1.0, "num_samples=6 must be a multiple of 4"),
+        ({"control": _control(1.0, 1.0), "discard": jnp.isnan}, 1.0, "together with control"),
+        ({"noise": "normal"}, 1.0, "noise='normal' is no Noise"),
+        ({"sampler": "sobol"}, 1.0, "sampler='sobol' is not callable"),
+        ({"baseline": "none"}, 1.0, "baseline='none' is no Baseline"),
+        ({"sampler": lambda *_: esjax.samplers.Groups(0, None)}, 1.0, "sampler's groups=0 must be"),
+        (
+            {"sampler": lambda *_: esjax.samplers.Groups(2, _three)},
+            1.0,
+            r"draws float32\[3\] for a group of 2",
+        ),
+        ({"sigma": True}, 1.0, "sigma=True is not a number"),
+        ({}, "a", "x='a' is no array"),
         ({}, 1, "x has dtype int32"),
         ({}, {"a": 1.0, "b": jnp.arange(2)}, r"x\['b'\] has dtype int32"),
         ({}, {}, "x has no arrays"),
@@ -415,7 +588,15 @@ def test_wrong_arguments_name_themselves(options, x, match):
         esjax.smooth(options.pop("fun"), **options)(jax.random.key(0), x)
 
 
-@pytest.mark.parametrize("key", [0, None, jnp.float32(1), jax.random.split(jax.random.key(0), 3)])
+def test_an_argument_that_is_no_array_is_refused():
+    smoothed = esjax.smooth(lambda x, how: getattr(x, how)(), sigma=1.0, num_samples=4)
+    with pytest.raises(ValueError, match=r"args\[0\]='mean' is no array or number; let fun close over"):
+        smoothed(jax.random.key(0), jnp.ones(2), "mean")
+
+
+@pytest.mark.parametrize(
+    "key", [0, None, jnp.float32(1), jnp.arange(3, dtype=jnp.uint32), jax.random.split(jax.random.key(0), 3)]
+)
 def test_a_wrong_key_says_what_to_pass(key):
     with pytest.raises(ValueError, match=r"key=.* is not one PRNG key; pass jax\.random\.key"):
         esjax.smooth(_step, sigma=1.0, num_samples=4)(key, 1.0)

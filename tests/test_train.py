@@ -152,7 +152,7 @@ def test_a_killed_process_is_gone_on_with(npz, tmp_path):
 
 def test_the_chosen_sigma_is_written_down_and_used_again(npz, tmp_path):
     _train(_options(npz), tmp_path / "run")
-    network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0))
+    network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(run._init_key(0)))
     logits = np.asarray(network(_blobs().train_images), np.float64)
     expected = 10 * np.sqrt(np.mean((logits - logits.mean(1, keepdims=True)) ** 2))
     written = json.loads((tmp_path / "run" / folder.CONFIG).read_text())["sigma"]

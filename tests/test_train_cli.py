@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -111,9 +112,58 @@ def test_a_damaged_config_is_said_in_words(tmp_path, capsys, text, message):
     assert message in capsys.readouterr().err
 
 
+def test_an_unwritable_out_is_found_before_the_work(npz, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for command in ("train", "compare"):
+        assert cli.main([command, *_small(npz), "--out", str(tmp_path / "file" / "run")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_diverged_training_says_so_in_one_line(npz, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert cli.main(["train", *_small(npz), "--learning-rate", "1e30", "--out", out]) == 1
+    assert re.search("epoch .*lower learning_rate", capsys.readouterr().err)
+
+
+def test_neighbouring_folders_are_left_alone(npz, tmp_path, capsys):
+    for name in ("a.part", "a"):
+        assert cli.main(["train", *_small(npz), "--out", str(tmp_path / name)]) == 0
+    assert all(len((tmp_path / name / "log.jsonl").read_text().splitlines()) == 2 for name in ("a.part", "a"))
+
+
+def test_a_run_goes_on_from_another_folder(npz, tmp_path, monkeypatch):
+    monkeypatch.chdir(npz.parent)
+    out = tmp_path / "run"
+    assert cli.main(["train", *_small(npz.name), "--out", str(out)]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--resume", "run"]) == 0
+
+
+def test_a_log_without_its_checkpoints_is_not_thrown_away(npz, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", *_small(npz), "--checkpoint-every", "1", "--out", str(out)]) == 0
+    shutil.rmtree(out / "checkpoints")
+    assert cli.main(["train", "--resume", str(out)]) == 2
+    assert "no checkpoint, though the log has 2 epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"network": "vit"}, "network='vit' must be one of mlp, cnn"),
+        ({"objective": "f1"}, "objective='f1' must be one of"),
+        ({"label_noise": "0.4"}, "label_noise='0.4' must be"),
+        ({"epochs": True}, "epochs=True must be"),
+    ],
+)
+def test_options_from_python_are_checked_too(options, match):
+    with pytest.raises(ValueError, match=match):
+        config.TrainConfig(**options)
+
+
 def test_options_out_of_range_in_a_config_name_the_file(tmp_path):
     values = {**config.TrainConfig().__dict__, "epochs": "many"}
-    with pytest.raises(ValueError, match=r"config.json: epochs=many must be"):
+    with pytest.raises(ValueError, match=r"config.json: epochs='many' must be"):
         config.from_json(values, tmp_path / "config.json")
 
 

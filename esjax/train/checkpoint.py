@@ -54,7 +54,7 @@ def restore(folder: Path, like: Tree) -> Tree | None:
         except Exception as error:  # whatever tensorstore and Orbax raise on damaged bytes
             raise ValueError(
                 f"{folder / str(step)}: not a sound checkpoint: {str(error).splitlines()[0]}; "
-                "remove that folder to go on from the one before it"
+                "remove that folder to go on from the one before it, if there is one"
             ) from error
     _check_same(folder / str(step), arrays, {path: _data_of(leaf) for path, leaf in _leaves(like)})
     leaves = [_like(leaf, arrays[path]) for path, leaf in _leaves(like)]

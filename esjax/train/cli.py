@@ -38,10 +38,14 @@ def main(args: Sequence[str] | None = None) -> int:
         work()
     except FloatingPointError as error:
         return _fail(error, status=1)
+    except OSError as error:
+        return _fail(error, status=2)
+    except KeyboardInterrupt:
+        return _fail(KeyboardInterrupt("stopped, nothing was written"), status=130)
     return 0
 
 
-def _fail(error: Exception, *, status: int) -> int:
+def _fail(error: BaseException, *, status: int) -> int:
     Console(stderr=True).print(f"esjax: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return status
 
@@ -113,8 +117,9 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
         def on_epoch(objective: str, seed: int, epoch: Epoch) -> None:
             advance(f"seed {seed}, {objective}, {_describe(epoch)}", steps=0)
 
-        epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
-    compare.write(path, config, epochs, title)
+        with folder.new(path) as part:
+            epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
+            compare.write(part, config, epochs, title)
     table = compare.markdown(compare.summarise(epochs))
     console.print(f"\n{table}", markup=False, highlight=False, soft_wrap=True)
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):

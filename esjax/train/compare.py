@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esjax.train import folder, plot, run
+from esjax.train import plot, run
 from esjax.train.config import CompareConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
@@ -117,14 +117,11 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(path: Path, config: CompareConfig, epochs: Epochs, title: str) -> None:
-    """Leaves table, numbers and picture in the new folder `path`.
+    """Leaves table, numbers and picture in the folder `path`.
 
     Raises:
-        FileExistsError: it is there already.
         OSError: it cannot be written to.
     """
-    folder.check_new(path)
-    path.mkdir(parents=True)
     (path / TABLE).write_text(f"{title}\n\n{markdown(summarise(epochs))}", "utf-8")
     records = {name: [[e._asdict() for e in seed] for seed in seeds] for name, seeds in epochs.items()}
     results = {"config": dataclasses.asdict(config), "epochs": records}

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
 
 Objective = Literal["accuracy", "cross-entropy"]
 Network = Literal["mlp", "cnn"]
@@ -36,6 +37,7 @@ class Options:
     """Of Adam, > 0: the peak, after a tenth of the steps; it decays to 0 along a cosine."""
 
     def __post_init__(self) -> None:
+        _require_one_of("network", self.network, get_args(Network))
         _require_share("label_noise", self.label_noise)
         if self.sigma is not None:
             _require_positive("sigma", self.sigma)
@@ -63,6 +65,7 @@ class TrainConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_one_of("objective", self.objective, get_args(Objective))
         _require_at_least("seed", self.seed, 0)
         _require_at_least("checkpoint_every", self.checkpoint_every, 1)
 
@@ -78,6 +81,8 @@ class CompareConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for objective in self.objectives:
+            _require_one_of("objectives", objective, get_args(Objective))
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives={self.objectives} must be at least one, and each only once")
         _require_at_least("seeds", self.seeds, 2)
@@ -111,16 +116,25 @@ def from_json(values: object, where: Path) -> TrainConfig:
         raise ValueError(f"{where}: {error}; restore the file, or start a new run") from error
 
 
-def _require_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value} must be in [0, 1]; 0.4 stands for 40 %")
+def _require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
 
 
-def _require_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value} must be a finite number > 0")
+def _require_share(name: str, value: object) -> None:
+    if not (_is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name}={value!r} must be in [0, 1]; 0.4 stands for 40 %")
 
 
-def _require_at_least(name: str, value: int, least: int) -> None:
-    if not (isinstance(value, int) and value >= least):
-        raise ValueError(f"{name}={value} must be a whole number >= {least}")
+def _require_positive(name: str, value: object) -> None:
+    if not (_is_number(value) and 0 < value < math.inf):
+        raise ValueError(f"{name}={value!r} must be a finite number > 0")
+
+
+def _require_at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name}={value!r} must be a whole number >= {least}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from esjax.train.files import Source, read_idx, read_npz
 
-_MAX_LABEL = np.iinfo(np.int32).max
+_MAX_LABEL = 2**16 - 1
+"""A larger one is a mistake, and would ask for a network larger than memory."""
 
 _IDX_NAMES = ("train-images.idx3", "train-labels.idx1", "t10k-images.idx3", "t10k-labels.idx1")
 
@@ -75,6 +76,11 @@ def load(source: str | Path) -> Dataset:
         f"{source}: no such folder or .npz file; "
         "give 'mnist-5k', a folder that holds MNIST's four IDX files, or a .npz file"
     )
+
+
+def absolute(source: str) -> str:
+    """Returns `source` in a form that means the same from any folder."""
+    return source if source == "mnist-5k" else str(Path(source).resolve())
 
 
 def _load_mnist_5k() -> Dataset:
@@ -169,7 +175,10 @@ def _to_labels(source: Source, num_images: int) -> NDArray[np.int32]:
         )
     for index in (int(array.argmin()), int(array.argmax())):
         if not 0 <= array[index] <= _MAX_LABEL:
-            raise ValueError(f"{where}: label {array[index]} at index {index}; number the classes from 0 on")
+            raise ValueError(
+                f"{where}: label {array[index]} at index {index}; "
+                f"number the classes from 0 to at most {_MAX_LABEL}"
+            )
     return array.astype(np.int32)
 
 

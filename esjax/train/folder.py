@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from esjax.train.config import TrainConfig, from_json
@@ -22,18 +27,35 @@ def check_new(path: Path) -> None:
         )
 
 
-def create(path: Path, config: TrainConfig) -> None:
-    """Makes the folder of a new run, and those above it, with its options in it, or nothing.
+@contextmanager
+def new(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which becomes `path` if all goes well, and is gone if not.
 
     Raises:
-        FileExistsError: it is there already.
+        FileExistsError: `path` is there already.
         OSError: it cannot be made.
     """
     check_new(path)
-    part = path.with_name(path.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    (part / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
-    part.rename(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def create(path: Path, config: TrainConfig) -> None:
+    """Makes the folder of a new run with its options in it, or nothing; see `new`."""
+    with new(path) as part:
+        (part / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -57,6 +79,12 @@ def append_epoch(path: Path, epoch: Epoch) -> None:
     """Adds a line to the log."""
     with (path / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(epoch._asdict(), allow_nan=False) + "\n")
+
+
+def num_logged(path: Path) -> int:
+    """Returns the number of lines in the log."""
+    file = path / LOG
+    return len(file.read_text("utf-8").splitlines()) if file.is_file() else 0
 
 
 def read_log(path: Path, num_epochs: int) -> list[Epoch]:

@@ -69,7 +69,7 @@ def epochs(
 
     Raises:
         ValueError: `batch_size` is out of range, or the network's logits do not fit the labels.
-        FloatingPointError: the loss of an epoch is not finite.
+        FloatingPointError: the loss of an epoch, or its gradient, is not finite.
     """
     first = _epochs_done(state, data, batch_size)
     _check_logits(trainer, state, data)
@@ -78,10 +78,10 @@ def epochs(
         for epoch in range(first, num_epochs):
             state, metrics, seconds = _train_epoch(trainer, state, data, batch_size, seed, epoch, on_step)
             loss, train_accuracy, gradient_norm = (float(np.mean(values)) for values in metrics)
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
                 raise FloatingPointError(
-                    f"epoch {epoch + 1}: the loss is {loss}; lower learning_rate, or look for a block "
-                    "that returns NaN"
+                    f"epoch {epoch + 1}: the loss is {loss} and its gradient's norm {gradient_norm}; "
+                    "lower learning_rate, or look for a block that returns NaN"
                 )
             counts = steps.confusion(trainer, state, data.test_images, data.test_labels)
             accuracy = float(counts.trace() / counts.sum())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 import esjax
 from esjax.train import checkpoint, folder, loop, models, objectives, plot, step
 from esjax.train.config import TrainConfig
-from esjax.train.data import Dataset, load, with_label_noise
+from esjax.train.data import Dataset, absolute, load, with_label_noise
 from esjax.train.loop import Epoch
 from esjax.train.step import State, Trainer
 
@@ -66,13 +67,21 @@ def set_up(config: TrainConfig) -> Run:
         ValueError: the data is damaged or does not fit the options.
     """
     data = with_label_noise(load(config.data), config.label_noise, seed=config.seed)
+    config = dataclasses.replace(config, data=absolute(config.data))
     image_shape = data.train_images.shape[1:]
-    network = models.NETWORKS[config.network](image_shape, data.num_classes, rngs=nnx.Rngs(config.seed))
+    network = models.NETWORKS[config.network](
+        image_shape, data.num_classes, rngs=nnx.Rngs(_init_key(config.seed))
+    )
     config, objective = _choose_objective(config, network, data)
     trainer, state = step.make_trainer(network, objective, _optimizer(config, len(data.train_labels)))
     run = Run(config, data, trainer, state, [])
     stream(run)  # for its checks
     return run
+
+
+def _init_key(seed: int) -> Any:
+    """Returns a key like that of a step whose number no run reaches."""
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
 
 def _choose_objective(
@@ -123,6 +132,12 @@ def resume(path: Path) -> Run:
     run = set_up(folder.read_config(path))
     state = checkpoint.restore(path / folder.CHECKPOINTS, run.state)
     run = run if state is None else run._replace(state=state)
+    logged = folder.num_logged(path)
+    if state is None and logged > run.config.checkpoint_every:
+        raise ValueError(
+            f"{path / folder.CHECKPOINTS}: no checkpoint, though the log has {logged} epochs; "
+            "restore that folder, or start a new run"
+        )
     epochs = folder.read_log(path, int(run.state.step) // num_batches(run))
     folder.cut_log(path, epochs)
     return run._replace(epochs=epochs)
