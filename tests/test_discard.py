@@ -1,0 +1,133 @@
+"""Samples that are left out: of the value, of gradients, and of derivatives of the second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import esjax
+from esjax import _sums
+from esjax._sampling import Problem
+
+
+def _faulty(x, fault):
+    """A quadratic, NaN where the second, independent coordinate says so."""
+    return jnp.where(fault > 0, jnp.nan, jnp.floor(x[0]) ** 2)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2])
+def test_a_nan_stays_visible_unless_it_is_discarded(num_outputs):
+    def block(x):
+        return _faulty(x, x[1]) * jnp.ones(num_outputs)
+
+    key, x = jax.random.key(0), jnp.array([0.4, 0.0])
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=16)
+    value, gradient = jax.value_and_grad(lambda x: smoothed(key, x).sum())(x)
+    assert jnp.isnan(value) and jnp.isnan(gradient).all()
+
+
+def test_discarded_samples_are_left_out_of_every_sum():
+    """Against a NumPy loop over the samples that are kept."""
+    key, x, scale, num_samples = jax.random.key(0), jnp.array([0.4, 0.0]), jnp.float32(1.5), 16
+    smoothed = esjax.smooth(
+        lambda x, scale: scale * _faulty(x, x[1]),
+        sigma=1.0,
+        num_samples=num_samples,
+        sampler=esjax.samplers.iid,
+        discard=jnp.isnan,
+    )
+    (value, info), gradients = jax.value_and_grad(smoothed.with_info, (1, 2), has_aux=True)(key, x, scale)
+    eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0] for n in range(num_samples)])
+    kept = np.asarray(x)[1] + eps[:, 1] <= 0
+    eps = eps[kept]
+    values = 1.5 * np.floor(np.asarray(x)[0] + eps[:, 0]) ** 2
+    others = (values.sum() - values) / (len(values) - 1)
+    assert int(info.num_discarded) == num_samples - kept.sum() and 0 < kept.sum() < num_samples
+    np.testing.assert_allclose(value, values.mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradients[0], ((values - others)[:, None] * eps).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(gradients[1], values.mean() / 1.5, rtol=1e-5)
+
+
+def test_independent_faults_leave_value_and_gradient_unbiased():
+    def block(x, faults):
+        return jnp.where(faults, jnp.nan, jnp.where(x > 0, 1.0, 0.0))
+
+    def sampler(num_samples, dim, noise):
+        del num_samples
+        return esjax.samplers.Groups(4, lambda key, dtype: noise.sample(key, (4, dim), dtype))
+
+    smoothed = esjax.smooth(
+        lambda x: block(x[0], x[1] > 0.3), sigma=1.0, num_samples=16, sampler=sampler, discard=jnp.isnan
+    )
+    x = jnp.array([0.2, 0.0])
+    keys = jax.random.split(jax.random.key(5), 20_000)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(smoothed, 1), (0, None)))(keys, x)
+    for draws, exact in ((values, norm.cdf(0.2)), (gradients[:, 0], norm.pdf(0.2))):
+        draws = np.asarray(draws, np.float64)
+        assert abs(draws.mean() - exact) < 4 * draws.std() / len(draws) ** 0.5
+
+
+def test_where_all_samples_are_discarded_the_result_is_nan():
+    smoothed = esjax.smooth(lambda x: x * jnp.nan, sigma=1.0, num_samples=4, discard=jnp.isnan)
+    (value, info), gradient = jax.value_and_grad(smoothed.with_info, 1, has_aux=True)(jax.random.key(0), 1.0)
+    assert jnp.isnan(value) and jnp.isnan(gradient) and int(info.num_discarded) == 4
+
+
+def test_second_derivatives_of_discarded_samples_are_those_of_the_rest():
+    """x[1] only decides which samples are faulty, with σ so small that each is what it is at x."""
+
+    def block(x, scale):
+        return jnp.where(x[1] > 0, jnp.nan, jnp.where(x[0] > 0, 1.0, 0.0)) * scale
+
+    def sound(x, scale):
+        return jnp.where(x[0] > 0, 1.0, 0.0) * scale
+
+    options = {"sigma": jnp.array([1.0, 1e-9]), "num_samples": 32, "sampler": esjax.samplers.iid}
+    x, key = jnp.array([0.3, -1.0]), jax.random.key(0)
+    with_faults = esjax.smooth(block, discard=jnp.isnan, **options)
+    without = esjax.smooth(sound, discard=jnp.isnan, **options)
+
+    def derivatives(smoothed):
+        def function(u, scale):
+            return smoothed(key, jnp.array([u, x[1]]), scale)
+
+        return jax.hessian(function, (0, 1))(x[0], 2.0)
+
+    for a, b in zip(*map(jax.tree.leaves, map(derivatives, (with_faults, without))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+    mixed = esjax.smooth(
+        lambda x, scale: _faulty(x, x[1]) * scale, sigma=1.0, num_samples=32, discard=jnp.isnan
+    )
+    found = jax.hessian(lambda x, scale: mixed(key, x, scale), (0, 1))(jnp.zeros(2), 2.0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_one_sound_group_still_has_a_gradient():
+    """With nothing to compare with, b_n = 0."""
+    smoothed = esjax.smooth(
+        lambda x, fault: jnp.where(jnp.round(x[1]) == fault, 1.0, jnp.nan),
+        sigma=jnp.array([1.0, 1e-9]),
+        num_samples=4,
+        sampler=esjax.samplers.iid,
+        discard=lambda values: jnp.isnan(values),
+    )
+    gradient = jax.grad(smoothed, 1)(jax.random.key(0), jnp.zeros(2), 0.0)
+    assert np.isfinite(gradient).all()
+    kept = jnp.array([0.0, 1.0, 0.0, 0.0])
+    problem = Problem(
+        None,
+        None,
+        esjax.samplers.Groups(1, None),
+        esjax.baselines.leave_one_out,
+        jnp.isnan,
+        4,
+        4,
+        4,
+        2,
+        1,
+        None,
+    )
+    saved = _sums.Values(jnp.array([[0.0], [3.0], [0.0], [0.0]]), kept, jnp.zeros(1))
+    np.testing.assert_allclose(_sums.weights(problem, saved)[:, 0], [0, 3, 0, 0])

@@ -1,0 +1,134 @@
+"""Derivative rules: known derivatives of every order, and what the block is never asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import esjax
+
+
+def _step(x):
+    return jnp.where(x > 0, 1.0, 0.0)
+
+
+def _sort_sum(x):
+    return jnp.sort(x) @ jnp.arange(float(x.size))
+
+
+def test_the_blocks_own_derivative_is_never_asked_for():
+    @jax.custom_vjp
+    def block(x):
+        return jnp.floor(x).sum()
+
+    def forbidden(*_):
+        raise AssertionError("the block was differentiated")
+
+    block.defvjp(forbidden, forbidden)
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=4)
+    x = jnp.array([0.3, 1.2])
+    gradient = jax.grad(smoothed, argnums=1)
+    assert gradient(jax.random.key(0), x).shape == (2,)
+    assert jax.jit(jax.jacrev(gradient, argnums=1))(jax.random.key(0), x).shape == (2, 2)
+
+
+@pytest.mark.parametrize("sampler", [esjax.samplers.iid, esjax.samplers.antithetic])
+@pytest.mark.parametrize("baseline", [esjax.baselines.none, esjax.baselines.leave_one_out])
+def test_a_step_has_its_known_derivatives(sampler, baseline):
+    x, sigma = 0.1, 0.2
+    smoothed = esjax.smooth(_step, sigma=sigma, num_samples=6, sampler=sampler, baseline=baseline)
+
+    def f(key, x, sigma):
+        return smoothed(key, x, sigma=sigma)
+
+    def exact(x, sigma):
+        return norm.cdf(x / sigma)
+
+    cases = [
+        (f, exact),
+        (jax.grad(f, 1), jax.grad(exact)),
+        (jax.grad(f, 2), jax.grad(exact, 1)),
+        (jax.grad(jax.grad(f, 1), 1), jax.grad(jax.grad(exact))),
+        (jax.grad(jax.grad(f, 1), 2), jax.grad(jax.grad(exact), 1)),
+    ]
+    keys = jax.random.split(jax.random.key(7), 20_000)
+    for estimated, truth in cases:
+        draws = np.asarray(jax.jit(jax.vmap(estimated, (0, None, None)))(keys, x, sigma), np.float64)
+        standard_error = draws.std() / len(draws) ** 0.5
+        assert abs(draws.mean() - truth(x, sigma)) < 4 * standard_error
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_forward_over_reverse_is_reverse_over_reverse(outputs):
+    smoothed = esjax.smooth(lambda x: _sort_sum(x) * jnp.ones(outputs), sigma=1.0, num_samples=8)
+    x = jnp.array([0.3, -0.2])
+
+    def function(x):
+        return smoothed(jax.random.key(0), x)
+
+    hessian = jax.jit(jax.hessian(function))(x)
+    reverse = jax.jit(jax.jacrev(jax.jacrev(function)))(x)
+    np.testing.assert_allclose(hessian, reverse, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(hessian, jnp.swapaxes(hessian, -1, -2), rtol=1e-5, atol=1e-6)
+    both = jax.jit(jax.value_and_grad(lambda x: function(x).sum()))
+    _, (slope, _) = jax.jvp(both, (x,), (jnp.ones(2),))
+    np.testing.assert_allclose(slope, both(x)[1].sum(), rtol=1e-4)
+
+
+def test_second_derivatives_in_x_ask_for_no_derivative_in_args():
+    def host(x, scale):
+        return np.float32((np.asarray(x) > 0).sum() * np.asarray(scale))
+
+    def block(x, scale):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(host, shape, x, scale, vmap_method="sequential")
+
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=8)
+    x = jnp.array([0.1, 0.2])
+    plain = esjax.smooth(lambda x: (x > 0).sum().astype(x.dtype) * 2, sigma=1.0, num_samples=8)
+    hessian = jax.hessian(smoothed, 1)(jax.random.key(0), x, 2.0)
+    np.testing.assert_allclose(hessian, jax.hessian(plain, 1)(jax.random.key(0), x), rtol=1e-5)
+
+
+def test_complex_args_have_second_derivatives():
+    smoothed = esjax.smooth(lambda x, a: x.sum() * jnp.real(a) + jnp.imag(a) ** 2, sigma=1.0, num_samples=16)
+
+    def function(t):
+        return smoothed(jax.random.key(0), jnp.ones(2), jax.lax.complex(t, 2 * t))
+
+    np.testing.assert_allclose(jax.grad(jax.grad(function))(1.0), 8.0, rtol=1e-5)
+
+
+def test_gradients_in_args_are_pathwise_and_integer_args_are_fine():
+    key, x = jax.random.key(2), jnp.array([0.5, -0.5])
+
+    def block(x, args, index):
+        return args["w"][index] * jnp.sum(x > 0).astype(x.dtype) + args["b"] ** 2
+
+    for fun in (block, lambda *a: block(*a) * jnp.ones(2)):
+        smoothed = esjax.smooth(fun, sigma=1.0, num_samples=16, sampler=esjax.samplers.iid)
+
+        def loss(args, smoothed=smoothed):
+            return smoothed(key, x, args, 1).sum()
+
+        args = {"w": jnp.array([1.0, 2.0]), "b": jnp.float32(3.0)}
+        eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0] for n in range(16)])
+        count = (np.asarray(x) + eps > 0).sum(1).mean()
+        outputs = 1 if fun is block else 2
+        gradient = jax.grad(loss)(args)
+        np.testing.assert_allclose(gradient["w"], [0.0, outputs * count], rtol=1e-6)
+        np.testing.assert_allclose(gradient["b"], outputs * 6.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_gradients_in_narrow_args_are_summed_in_float32(dtype, outputs):
+    smoothed = esjax.smooth(
+        lambda x, a: (0 * x + 100 * a.astype(x.dtype)) * jnp.ones(outputs),
+        sigma=1.0,
+        num_samples=4096,
+        chunk_size=8,
+    )
+    gradient = jax.grad(lambda a: smoothed(jax.random.key(0), 0.0, a)[0])(jnp.ones((), dtype))
+    assert gradient.dtype == dtype and float(gradient) == 100
