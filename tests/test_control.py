@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 
 import esjax
 
@@ -48,3 +49,26 @@ def test_a_large_offset_does_not_spoil_a_control_variate():
         jax.random.split(jax.random.key(0), 50), jnp.ones(2)
     )
     assert gradients.std() < 0.02
+
+
+def test_the_scale_is_fitted_on_other_samples_than_it_scales():
+    """With eight samples in each half, a scale fitted on its own samples would be far off the mean."""
+
+    def block(x):
+        return jnp.where(x > 0.5, x, 0.0)
+
+    def exact(x):
+        return x * norm.cdf(x - 0.5) + norm.pdf(x - 0.5)
+
+    smoothed = esjax.smooth(
+        block,
+        sigma=1.0,
+        num_samples=16,
+        sampler=esjax.samplers.iid,
+        control=(lambda x: x**2, lambda x, sigma: x**2 + sigma**2),
+    )
+    keys = jax.random.split(jax.random.key(3), 50_000)
+    both = jax.jit(jax.vmap(jax.value_and_grad(smoothed, 1), (0, None)))(keys, 0.2)
+    for draws, truth in zip(both, (exact(0.2), jax.grad(exact)(0.2)), strict=True):
+        draws = np.asarray(draws, np.float64)
+        assert abs(draws.mean() - truth) < 4 * draws.std() / len(draws) ** 0.5
