@@ -1,0 +1,161 @@
+"""Quadrature behind `exact`: the chance of one label, or of every class, to be the largest.
+
+Many examples are worked on few at a time, such that a block of examples × nodes × classes stays in cache.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from esjax._exact_nodes import label_nodes, log_cdf_and_hazard, log_pdf, num_label_nodes, shared_nodes
+
+Array = jax.Array
+
+FAR = 60.0
+"""Scores are clipped to ±60 σ: there, Φ is 1 and φ is 0 even in float64, so that nothing is lost."""
+
+_BLOCK_FLOATS = 2**18
+"""Examples × nodes × classes held at once, at least one example: 1 MB in float32, what the cache holds."""
+
+
+# --- many examples -----------------------------------------------------------------------------------
+
+
+def by_rows(function: Callable[..., Any], floats: int, *arrays: Array) -> Any:
+    """Applies `function`, batched over one axis, to arrays (..., K), a few examples at a time.
+
+    `floats` says how many numbers one example holds meanwhile.
+    """
+    batch = arrays[0].shape[:-1]
+    flat = tuple(array.reshape(-1, array.shape[-1]) for array in arrays)
+
+    def one(row: tuple[Array, ...]) -> Any:
+        return jax.tree.map(lambda leaf: leaf[0], function(*(array[None] for array in row)))
+
+    at_once = max(_BLOCK_FLOATS // floats, 1)
+    all_at_once = at_once >= flat[0].shape[0]
+    results = function(*flat) if all_at_once else jax.lax.map(one, flat, batch_size=at_once)
+    return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), results)
+
+
+def _flattened_under_vmap(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Returns `function`, batched over leading axes, such that `jax.vmap` only adds one more of them."""
+    apply = jax.custom_batching.custom_vmap(function)
+
+    @apply.def_vmap
+    def rule(axis_size: int, in_batched: Any, t: Array) -> Any:
+        del axis_size, in_batched
+        results = apply(t)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return cast(Callable[[Array], Any], apply)
+
+
+# --- one label ---------------------------------------------------------------------------------------
+
+
+def _win_rows(num_nodes: int, t: Array) -> tuple[Array, Array]:
+    """Returns `win` (B,) and its slopes (B, K) for t (B, K), all at once.
+
+        win = ∫ φ(u) G(u) du,  lose = ∫ Φ(u) g(u) du,   G(u) = ∏_j Φ(u − t_j),  g = G Σ_j r(u − t_j)
+        slope_j = ∫ φ(u) G(u) r(u − t_j) du
+
+    The smaller of win and 1 − win lives where the slopes do, however far ahead or behind the label is.
+    """
+    u, spacing = label_nodes(t, num_nodes)
+    log_cdf, hazard = log_cdf_and_hazard(u[..., None] - t[:, None, :])
+    log_best = log_cdf.sum(-1)
+    weights = jnp.exp(log_pdf(u) + log_best) * spacing[:, None]
+    own_log_cdf, _ = log_cdf_and_hazard(u)
+    both = jnp.stack([weights, jnp.exp(own_log_cdf + log_best) * spacing[:, None]], 1)
+    slopes, losses = jnp.moveaxis(jnp.einsum("bin,bnk->bik", both, hazard), 1, 0)
+    win, lose = weights.sum(-1), losses.sum(-1)
+    return jnp.where(win < lose, win, 1 - lose), slopes
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def win(num_nodes: int | None, t: Array) -> Array:
+    """Returns the chance (...) that a label at 0 beats all its rivals at t (..., K), in units of σ.
+
+    The tangent is linear, −slopes · ṫ, and the slopes are its only residual: O(B K) memory. Higher
+    orders are those of the quadrature.
+    """
+    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
+
+    def value(t: Array) -> Array:
+        return by_rows(lambda t: _win_rows(num_nodes, t)[0], num_nodes * t.shape[-1], t)
+
+    return _flattened_under_vmap(value)(t)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _win_and_slopes(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
+    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
+    return _flattened_under_vmap(
+        lambda t: by_rows(partial(_win_rows, num_nodes), num_nodes * t.shape[-1], t)
+    )(t)
+
+
+@win.defjvp
+def _win_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value, slopes = _win_and_slopes(num_nodes, *primals)
+    return value, -jnp.einsum("...k,...k->...", slopes, *tangents)
+
+
+@_win_and_slopes.defjvp
+def _win_and_slopes_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> Any:
+    (t,) = primals
+    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
+    rows = jax.checkpoint(partial(_win_rows, num_nodes))
+    function = partial(by_rows, rows, num_nodes * t.shape[-1])
+    return jax.jvp(function, primals, tangents)
+
+
+# --- all classes -------------------------------------------------------------------------------------
+
+
+def _probs_parts(num_nodes: int, s: Array) -> tuple[Array, Array]:
+    """Returns weights (B, nodes) = ∏_j Φ(u − s_j) du and the hazards (B, nodes, K)."""
+    u, spacing = shared_nodes(s, num_nodes)
+    log_cdf, hazard = log_cdf_and_hazard(u[None, :, None] - s[:, None, :])
+    return jnp.exp(log_cdf.sum(-1)) * spacing, hazard
+
+
+def _probs_rows(num_nodes: int, s: Array) -> Array:
+    return jnp.einsum("bn,bnk->bk", *_probs_parts(num_nodes, s))
+
+
+def _probs_tangent_rows(num_nodes: int, s: Array, s_dot: Array) -> Array:
+    """Returns J ṡ, J the symmetric Jacobian with J 1 = 0: Σ_j ∫ r_c r_j ∏ Φ du (ṡ_c − ṡ_j).
+
+    For a leader of p = 1 − 1e-20, the difference would be lost to rounding. So where one has most of the
+    probability, ṡ is measured from its own, and its own row is what Σ_c ṗ_c = 0 leaves. That is symmetric
+    too: the transpose, which is what reverse mode runs, is the same computation.
+    """
+    weights, hazard = _probs_parts(num_nodes, s)
+    leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
+    probs = jnp.einsum("bn,bnk->bk", weights, hazard)
+    leader = jnp.where((leader * probs).sum(-1, keepdims=True) > 0.5, leader, 0)
+    relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
+    pulled = weights * jnp.einsum("bnk,bk->bn", hazard, relative)
+    kept = jnp.einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
+    others = (1 - leader) * (relative * kept - jnp.einsum("bn,bnk->bk", pulled, hazard))
+    return others - leader * others.sum(-1, keepdims=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def argmax_probs(num_nodes: int | None, s: Array) -> Array:
+    """Returns the chance of each class to be the largest, (..., K); the largest of s (..., K) is 0."""
+    num_nodes = shared_nodes(s, num_nodes)[0].size
+    return by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], s)
+
+
+@argmax_probs.defjvp
+def _argmax_probs_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Keeps no nodes × classes block for the transpose: each example's is computed once more."""
+    count = shared_nodes(primals[0], num_nodes)[0].size
+    rows = jax.checkpoint(partial(_probs_tangent_rows, count))
+    return argmax_probs(num_nodes, *primals), by_rows(rows, count * primals[0].shape[-1], *primals, *tangents)

@@ -1,0 +1,366 @@
+"""`exact` against dense quadrature in NumPy, closed forms, enumeration, simulation, and wrong arguments."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+import esjax
+import esjax.exact
+from esjax import exact
+
+NORMAL, GUMBEL, LOGISTIC = esjax.noise.normal, esjax.noise.gumbel, esjax.noise.logistic
+
+
+def _oracle(logits, label, sigma=1.0):
+    """P(label wins) and its gradient, by a dense midpoint rule in float64; no code in common with `exact`."""
+    s = np.asarray(logits, np.float64) / sigma
+    s = np.clip(s - s[label], -45, 45)
+    rivals = np.delete(s, label)
+    best = rivals.max()
+    lower = max(min(0, best / 2, best) - 9, -46)
+    upper = min(max(0, best) + 10 + np.sqrt(2 * np.log(s.size)), 46)
+    step = (upper - lower) / 400
+    win, lose, slopes = 0.0, 0.0, np.zeros(rivals.size)
+    for u in lower + step * (np.arange(400) + 0.5):
+        z = u - rivals
+        log_cdf = np.where(z > 0, np.log1p(-special.ndtr(-np.maximum(z, 0))), special.log_ndtr(z))
+        hazard = np.exp(-z * z / 2 - log_cdf) / np.sqrt(2 * np.pi)
+        product = np.exp(log_cdf.sum())
+        pdf = np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
+        win += step * pdf * product
+        lose += step * special.ndtr(u) * product * hazard.sum()
+        slopes -= step * pdf * product * hazard
+    return (win if win < lose else 1 - lose), np.insert(slopes, label, -slopes.sum()) / sigma
+
+
+def _crowd(size, label_at, leader_at=0.0, crowd_at=0.0):
+    logits = np.full(size, crowd_at)
+    logits[:2] = label_at, leader_at
+    return logits, 0
+
+
+def _cases(size):
+    rng = np.random.default_rng(size)
+    for scale in (0.01, 1.0, 10.0, 100.0):
+        logits = rng.normal(size=size) * scale
+        order = np.argsort(-logits)
+        yield from ((logits, order[i]) for i in (0, 1, size // 2))
+    yield np.zeros(size), size // 2
+    for lead in (-9.0, -6.0, -3.0, 3.0, 6.0, 9.0):
+        yield _crowd(size, lead)
+        yield _crowd(size, lead, crowd_at=-2.5)
+    yield _crowd(size, -13.0, crowd_at=-40.0)
+    yield _crowd(size, 13.0, crowd_at=-40.0)
+
+
+def _error(found, exact):
+    return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("size", [2, 10, 1000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-9)])
+def test_accuracy_and_the_gradient_of_each_probability_are_those_of_dense_quadrature(size, dtype, tolerance):
+    with jax.enable_x64(dtype == np.float64):
+        both = jax.jit(jax.value_and_grad(exact.accuracy))
+        of_probs = jax.jit(jax.value_and_grad(lambda x, label: exact.argmax_probs(x, 1.0)[label]))
+        for logits, label in _cases(size):
+            logits = logits.astype(np.float32)
+            value, gradient = _oracle(logits, label)
+            x = jnp.asarray(logits, dtype)
+            for found, found_gradient in (both(x, jnp.asarray(label), 1.0), of_probs(x, label)):
+                assert found.dtype == found_gradient.dtype == dtype
+                if np.linalg.norm(gradient) > 1e-20:
+                    assert _error(found_gradient, gradient) < tolerance, (logits[:3], label)
+                if value > 1e-20:
+                    assert abs(found - value) < tolerance * value, (logits[:3], label)
+
+
+@pytest.mark.parametrize("size", [32768, 262144])
+def test_long_logits_vectors_are_right(size):
+    for scale, label in ((0.01, 5), (10.0, 7)):
+        logits = (np.random.default_rng(0).normal(size=size) * scale).astype(np.float32)
+        logits[label] = logits.max()
+        value, gradient = jax.jit(jax.value_and_grad(exact.accuracy))(logits, jnp.asarray(label), 1.0)
+        u = np.linspace(-6, 14, 161)  # where the label is the leader, up to 20 spacings per unit will do
+        top = np.sort(logits.astype(np.float64))[::-1] - float(logits[label])
+        near = top[: int((top > -12).sum())]
+        z = u[:, None] - near[None, 1:] if near.size < 5000 else None
+        if z is not None:
+            log_cdf = special.log_ndtr(z).sum(1)
+        else:
+            log_cdf = np.array([np.log1p(-special.ndtr(near[1:] - v)).sum() for v in u])
+        truth = np.exp(-u * u / 2 + log_cdf).sum() * (u[1] - u[0]) / np.sqrt(2 * np.pi)
+        assert abs(value - truth) < 1e-5 * truth
+        assert abs(np.asarray(gradient, np.float64).sum()) < 1e-5 * np.linalg.norm(gradient)
+
+
+def test_two_classes_are_the_known_closed_form_in_everything():
+    with jax.enable_x64(True):
+        x, y = jnp.array([0.3, -0.4]), jnp.asarray(0)
+
+        def closed(x, sigma):
+            return jax.scipy.stats.norm.cdf((x[0] - x[1]) / (sigma * jnp.sqrt(2.0)))
+
+        def ours(x, sigma):
+            return exact.accuracy(x, y, sigma)
+
+        def of_probs(x, sigma):
+            return exact.argmax_probs(x, sigma)[0]
+
+        def of_top(x, sigma):
+            return exact.top_k_accuracy(x, y, 1, sigma)
+
+        for function in (ours, of_probs, of_top):
+            orders = 1 if function is of_top else 3
+            for derivative in (
+                lambda f: jax.value_and_grad(f, (0, 1)),
+                lambda f: jax.hessian(f, (0, 1)),
+                lambda f: jax.jacfwd(f, (0, 1)),
+            )[:orders]:
+                found, truth = (jax.tree.leaves(jax.jit(derivative(f))(x, 0.7)) for f in (function, closed))
+                for a, b in zip(found, truth, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_in_sigma_and_second_order_are_finite_differences_of_the_oracle():
+    logits, label, sigma, h = np.array([0.3, 1.0, -0.2, 0.5]), 2, 0.8, 1e-5
+    with jax.enable_x64(True):
+        y = jnp.asarray(label)
+        in_sigma = (_oracle(logits, label, sigma + h)[0] - _oracle(logits, label, sigma - h)[0]) / (2 * h)
+        rows = []
+        for axis in np.eye(4) * h:
+            rows.append(
+                (_oracle(logits + axis, label, sigma)[1] - _oracle(logits - axis, label, sigma)[1]) / (2 * h)
+            )
+        for f in (lambda x, s: exact.accuracy(x, y, s), lambda x, s: exact.argmax_probs(x, s)[label]):
+            np.testing.assert_allclose(
+                jax.jit(jax.grad(f, 1))(jnp.asarray(logits), sigma), in_sigma, rtol=1e-8
+            )
+            np.testing.assert_allclose(
+                jax.jit(jax.hessian(f))(jnp.asarray(logits), sigma), np.array(rows), atol=1e-8
+            )
+            np.testing.assert_allclose(
+                jax.jit(jax.jacrev(jax.jacrev(f)))(jnp.asarray(logits), sigma), np.array(rows), atol=1e-8
+            )
+
+
+@pytest.mark.parametrize("noise", [NORMAL, GUMBEL])
+def test_probabilities_sum_to_one_follow_permutations_and_ignore_shifts(noise):
+    logits, argmax_probs = (
+        3 * jax.random.normal(jax.random.key(0), (5, 40)),
+        jax.jit(partial(exact.argmax_probs, noise=noise)),
+    )
+    probs = argmax_probs(logits, 1.0)
+    np.testing.assert_allclose(np.asarray(probs, np.float64).sum(-1), 1, atol=1e-6)
+    order = np.random.default_rng(0).permutation(40)
+    np.testing.assert_allclose(argmax_probs(logits[:, order], 1.0), probs[:, order], rtol=1e-5)
+    np.testing.assert_allclose(argmax_probs(logits + 8.0, 1.0), probs, rtol=2e-5)
+    np.testing.assert_allclose(argmax_probs(2 * logits, 2.0), probs, rtol=1e-6)
+    labels = jnp.arange(5)
+    np.testing.assert_allclose(
+        exact.accuracy(logits, labels, 1.0, noise=noise), probs[labels, labels], rtol=1e-5
+    )
+    gradient = jax.jit(jax.grad(lambda x: exact.accuracy(x, labels, 1.0, noise=noise).sum()))(logits)
+    np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_top_k_is_the_sum_over_rankings_of_simulated_scores(k):
+    logits, draws = np.array([0.5, 0.2, -1.0, 0.0, 2.0]), 200_000
+    scores = logits + 0.7 * np.random.default_rng(k).normal(size=(draws, 5))
+    hits = (scores.argsort(1).argsort(1) >= 5 - k).mean(0)
+    probs = exact.top_k_probs(jnp.asarray(logits, jnp.float32), k, 0.7)
+    standard_error = np.sqrt(hits * (1 - hits) / draws) + 1e-7
+    assert (abs(np.asarray(probs) - hits) < 4 * standard_error + 1e-6).all()
+    np.testing.assert_allclose(probs.sum(), k, rtol=1e-6)
+    for label in range(5):
+        alone = exact.top_k_accuracy(jnp.asarray(logits, jnp.float32), jnp.asarray(label), k, 0.7)
+        np.testing.assert_allclose(alone, probs[label], rtol=1e-5)
+
+
+def test_top_k_is_the_enumeration_of_who_is_above():
+    logits, k, label = np.array([0.5, 0.2, -1.0, 0.0, 1.3, 0.4]), 3, 1
+    rivals = np.delete(logits, label) - logits[label]
+
+    def enumerated(rivals):
+        u = np.linspace(-9, 9, 250)
+        above = special.ndtr(rivals[:, None] - u)
+        fewer = np.zeros(u.size)
+        for bits in itertools.product([False, True], repeat=5):
+            if sum(bits) < k:
+                fewer += np.prod(np.where(np.array(bits)[:, None], above, 1 - above), 0)
+        return (np.exp(-u * u / 2) * fewer).sum() * (u[1] - u[0]) / np.sqrt(2 * np.pi)
+
+    slopes = [(enumerated(rivals + axis) - enumerated(rivals - axis)) / 2e-5 for axis in np.eye(5) * 1e-5]
+    gradient = np.insert(slopes, label, -np.sum(slopes))
+    with jax.enable_x64(True):
+        x, y = jnp.asarray(logits), jnp.asarray(label)
+        for f in (
+            lambda x: exact.top_k_accuracy(x, y, k, 1.0),
+            lambda x: exact.top_k_probs(x, k, 1.0)[label],
+        ):
+            value, found = jax.jit(jax.value_and_grad(f))(x)
+            np.testing.assert_allclose(value, enumerated(rivals), rtol=1e-9)
+            np.testing.assert_allclose(found, gradient, rtol=1e-7, atol=1e-9)
+
+
+def test_top_one_of_many_is_the_argmax():
+    logits = 2 * jax.random.normal(jax.random.key(0), (3, 700))
+    np.testing.assert_allclose(exact.top_k_probs(logits, 1, 1.0), exact.argmax_probs(logits, 1.0), atol=1e-6)
+    np.testing.assert_allclose(exact.top_k_probs(logits, 20, 1.0).sum(-1), 20, rtol=1e-5)
+
+
+def test_masked_classes_have_no_probability_and_no_gradient():
+    logits = jnp.array([0.2, -jnp.inf, 1.0, -jnp.inf, 0.7])
+    kept = jnp.array([0, 2, 4])
+    functions = [partial(exact.argmax_probs, noise=noise) for noise in (NORMAL, GUMBEL)]
+    functions += [lambda x, s: exact.top_k_probs(x, 2, s)]
+    functions += [
+        lambda x, s, noise=noise: jnp.stack(
+            [exact.accuracy(x, jnp.asarray(i), s, noise=noise) for i in range(x.size)]
+        )
+        for noise in (NORMAL, GUMBEL)
+    ]
+    for f in functions:
+        weights = jnp.arange(5.0) + 1
+        value, (gradient, in_sigma) = jax.jit(
+            jax.value_and_grad(lambda x, s, f=f, w=weights: f(x, s) @ w, (0, 1))
+        )(logits, 1.0)
+        less, (of_kept, in_sigma_of_kept) = jax.value_and_grad(
+            lambda x, s, f=f, w=weights: f(x, s) @ w[kept], (0, 1)
+        )(logits[kept], 1.0)
+        np.testing.assert_allclose(value, less, rtol=1e-5)
+        np.testing.assert_allclose(gradient[kept], of_kept, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(in_sigma, in_sigma_of_kept, rtol=1e-4, atol=1e-6)
+        assert (np.asarray(f(logits, 1.0))[[1, 3]] == 0).all() and (np.asarray(gradient)[[1, 3]] == 0).all()
+
+
+def test_infinite_logits_win_and_share():
+    inf = jnp.inf
+    logits = jnp.array([[1.0, inf, 0.0], [inf, inf, -inf], [-inf, 3.0, -inf]])
+    truth = np.array([[0, 1, 0], [0.5, 0.5, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(exact.argmax_probs(logits, 1.0), truth)
+    np.testing.assert_array_equal(exact.argmax_probs(logits, 1.0, noise=GUMBEL), truth)
+    for label in range(3):
+        labels = jnp.full(3, label)
+        np.testing.assert_allclose(exact.accuracy(logits, labels, 1.0), truth[:, label], atol=1e-7)
+        top = exact.top_k_accuracy(logits, labels, 2, 1.0)
+        np.testing.assert_allclose(top, exact.top_k_probs(logits, 2, 1.0)[:, label], atol=1e-6)
+        gradient = jax.grad(lambda x, y=labels: exact.accuracy(x, y, 1.0).sum())(logits)
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("noise", [NORMAL, LOGISTIC, GUMBEL])
+def test_thresholds_are_the_noises_own_tail(noise):
+    p = np.linspace(0.05, 0.95, 7)
+    quantiles = np.asarray(noise.icdf(jnp.asarray(p, jnp.float32)), np.float64)
+    x = jnp.asarray(1.5 - 0.6 * quantiles, jnp.float32)  # x + 0.6 ε > 1.5 where ε > its quantile
+    found = exact.threshold_probs(x, 0.6, threshold=1.5, noise=noise)
+    np.testing.assert_allclose(found, 1 - p, atol=1e-5)
+    far = jnp.array([-jnp.inf, -1e3, 1e3, jnp.inf])
+    value, (gradient, in_sigma) = jax.value_and_grad(
+        lambda x, s: exact.threshold_probs(x, s, noise=noise).sum(), (0, 1)
+    )(far, 1.0)
+    assert value == 2 and (gradient == 0).all() and in_sigma == 0
+
+
+def test_leading_axes_vmap_and_chunks_are_a_loop(monkeypatch):
+    logits, labels = jax.random.normal(jax.random.key(0), (6, 30)), jnp.arange(6) * 3
+    sigmas = jnp.linspace(0.5, 2.0, 6)
+    both = jax.jit(jax.value_and_grad(exact.accuracy, (0, 2)))
+    each = [both(*one) for one in zip(logits, labels, sigmas, strict=True)]
+    mapped = jax.jit(jax.vmap(both))(logits, labels, sigmas)
+    for block in (2**18, 1):
+        monkeypatch.setattr(esjax._exact, "_BLOCK_FLOATS", block)
+        together = jax.jit(jax.value_and_grad(lambda x, s: exact.accuracy(x, labels, s).sum(), (0, 1)))
+        value, gradients = together(logits, sigmas)
+        np.testing.assert_allclose(value, sum(v for v, _ in each), rtol=1e-6)
+        for found, like, loop in zip(
+            gradients, mapped[1], zip(*(g for _, g in each), strict=True), strict=True
+        ):
+            np.testing.assert_allclose(found, np.stack(loop), rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(like, np.stack(loop), rtol=1e-4, atol=1e-7)
+        probs = exact.argmax_probs(logits.reshape(2, 3, 30), sigmas.reshape(2, 3))
+        np.testing.assert_allclose(
+            probs.reshape(6, 30)[jnp.arange(6), labels], [v for v, _ in each], rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+def test_memory_does_not_grow_with_nodes_times_examples(vmapped):
+    function = jax.vmap(exact.accuracy, (0, 0, None)) if vmapped else exact.accuracy
+    compiled = (
+        jax.jit(jax.value_and_grad(lambda x, y: function(x, y, 1.0).mean()))
+        .lower(jax.ShapeDtypeStruct((8, 262144), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.int32))
+        .compile()
+    )
+    assert compiled.memory_analysis().temp_size_in_bytes < 1e9
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_floats_come_back_in_their_dtype(dtype):
+    logits = jnp.array([0.5, 0.0, -1.0], dtype)
+    probs = exact.argmax_probs(logits, 1.0)
+    assert probs.dtype == dtype and jax.grad(lambda x: exact.accuracy(x, 0, 1.0))(logits).dtype == dtype
+    np.testing.assert_allclose(
+        probs.astype(jnp.float32), exact.argmax_probs(logits.astype(jnp.float32), 1.0), rtol=1e-2
+    )
+
+
+def test_what_cannot_be_seen_under_jit_is_nan():
+    logits = jnp.array([[0.0, jnp.nan], [-jnp.inf, -jnp.inf], [0.0, 1.0]])
+    labels = jnp.array([0, 0, 0])
+    for f in (
+        lambda x: exact.argmax_probs(x, 1.0)[:, 0],
+        lambda x: exact.accuracy(x, labels, 1.0),
+        lambda x: exact.top_k_probs(x, 1, 1.0)[:, 0],
+        lambda x: exact.top_k_accuracy(x, labels, 1, 1.0),
+        lambda x: exact.argmax_probs(x, 1.0, noise=GUMBEL)[:, 0],
+    ):
+        np.testing.assert_array_equal(np.isnan(jax.jit(f)(logits)), [True, True, False])
+    out = jax.jit(lambda y: exact.accuracy(jnp.zeros((3, 2)), y, 1.0))(jnp.array([-1, 2, 1]))
+    np.testing.assert_array_equal(np.isnan(out), [True, True, False])
+    assert np.isnan(jax.jit(lambda x: exact.threshold_probs(x, 1.0))(jnp.nan))
+
+
+X = jnp.zeros((2, 3))
+Y = jnp.zeros(2, int)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: exact.argmax_probs(jnp.array([0, 1]), 1.0), "logits has dtype int32"),
+        (lambda: exact.argmax_probs(jnp.zeros((4, 1)), 1.0), "at least two classes"),
+        (lambda: exact.argmax_probs(jnp.float32(1), 1.0), "at least two classes"),
+        (lambda: exact.argmax_probs(X.at[0, 0].set(jnp.nan), 1.0), "logits holds NaN"),
+        (lambda: exact.argmax_probs(X.at[0].set(-jnp.inf), 1.0), "all −inf"),
+        (lambda: exact.argmax_probs(X, 0.0), "sigma=0.0 must be a finite number > 0"),
+        (lambda: exact.argmax_probs(X, -1.0), "sigma=-1.0 must be"),
+        (lambda: exact.argmax_probs(X, jnp.ones(3)), "sigma has shape"),
+        (lambda: exact.argmax_probs(X, 1.0, num_nodes=7), "num_nodes=7 is too few"),
+        (lambda: exact.argmax_probs(X, 1.0, num_nodes=20.0), "num_nodes=20.0 must be a whole number"),
+        (lambda: exact.argmax_probs(X, 1.0, noise=LOGISTIC), "noise=logistic .*esjax.noise.normal or"),
+        (lambda: exact.accuracy(X, Y, 1.0, noise=esjax.noise.cauchy), "noise=cauchy"),
+        (lambda: exact.threshold_probs(X, 1.0, noise=esjax.noise.laplace), "noise=laplace"),
+        (lambda: exact.accuracy(X, Y + 3, 1.0), "labels=3 is out of range for 3 classes; use 0 to 2"),
+        (lambda: exact.accuracy(X, Y - 1, 1.0), "labels=-1 is out of range"),
+        (lambda: exact.accuracy(X, jnp.zeros(2), 1.0), "labels has dtype float32"),
+        (lambda: exact.accuracy(X, 0, 1.0), r"labels has dtype int32 and shape \(\)"),
+        (lambda: exact.top_k_probs(X, 4, 1.0), "k=4 is more than the 3 classes"),
+        (lambda: exact.top_k_probs(X, 0, 1.0), "k=0 must be a whole number >= 1"),
+        (lambda: exact.top_k_accuracy(X, Y, True, 1.0), "k=True must be a whole number"),
+        (lambda: exact.top_k_accuracy(X, Y + 3, 1, 1.0), "labels=3 is out of range"),
+        (lambda: exact.threshold_probs(jnp.nan, 1.0), "x holds NaN"),
+        (lambda: exact.threshold_probs(1, 1.0), "x has dtype int32"),
+        (lambda: exact.threshold_probs(X, 1.0, threshold=jnp.inf), "threshold=.* must be finite"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
