@@ -10,7 +10,17 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from esjax._exact_nodes import label_nodes, log_cdf_and_hazard, log_pdf, num_label_nodes, shared_nodes
+from esjax._exact_nodes import (
+    best_and_hazard,
+    cdf,
+    label_window,
+    log_pdf,
+    num_label_nodes,
+    num_scouts,
+    num_shared_nodes,
+    shared_nodes,
+    trapezoid,
+)
 
 Array = jax.Array
 
@@ -57,23 +67,30 @@ def _flattened_under_vmap(function: Callable[[Array], Any]) -> Callable[[Array],
 # --- one label ---------------------------------------------------------------------------------------
 
 
-def _win_rows(num_nodes: int, t: Array) -> tuple[Array, Array]:
-    """Returns `win` (B,) and its slopes (B, K) for t (B, K), all at once.
+def _win_rows(num_nodes: int, t: Array, ends: Array) -> tuple[Array, Array]:
+    """Returns `win` (B,) and its slopes (B, K) for t (B, K), by nodes between `ends` (B, 2).
 
         win = ∫ φ(u) G(u) du,  lose = ∫ Φ(u) g(u) du,   G(u) = ∏_j Φ(u − t_j),  g = G Σ_j r(u − t_j)
         slope_j = ∫ φ(u) G(u) r(u − t_j) du
 
-    The smaller of win and 1 − win lives where the slopes do, however far ahead or behind the label is.
+    The smaller of win and lose lives where the slopes do, however far ahead or behind the label is.
     """
-    u, spacing = label_nodes(t, num_nodes)
-    log_cdf, hazard = log_cdf_and_hazard(u[..., None] - t[:, None, :])
-    log_best = log_cdf.sum(-1)
-    weights = jnp.exp(log_pdf(u) + log_best) * spacing[:, None]
-    own_log_cdf, _ = log_cdf_and_hazard(u)
-    both = jnp.stack([weights, jnp.exp(own_log_cdf + log_best) * spacing[:, None]], 1)
-    slopes, losses = jnp.moveaxis(jnp.einsum("bin,bnk->bik", both, hazard), 1, 0)
-    win, lose = weights.sum(-1), losses.sum(-1)
+    u, spacing = trapezoid(ends, num_nodes)
+    best, hazard = best_and_hazard(u[..., None] - t[:, None, :])
+    best = best * spacing[:, None]
+    weights = jnp.exp(log_pdf(u)) * best
+    slopes = jnp.einsum("bn,bnk->bk", weights, hazard)
+    win = weights.sum(-1)
+    lose = (cdf(u) * best * hazard.sum(-1)).sum(-1)
     return jnp.where(win < lose, win, 1 - lose), slopes
+
+
+def _integrate(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
+    """Returns `win` (...) and its slopes (..., K) for t (..., K)."""
+    size = t.shape[-1]
+    num_nodes = num_nodes or num_label_nodes(size, t.dtype)
+    ends = by_rows(label_window, num_scouts(size, t.dtype) * size, jax.lax.stop_gradient(t))
+    return by_rows(jax.checkpoint(partial(_win_rows, num_nodes)), num_nodes * size, t, ends)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -83,20 +100,12 @@ def win(num_nodes: int | None, t: Array) -> Array:
     The tangent is linear, −slopes · ṫ, and the slopes are its only residual: O(B K) memory. Higher
     orders are those of the quadrature.
     """
-    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
-
-    def value(t: Array) -> Array:
-        return by_rows(lambda t: _win_rows(num_nodes, t)[0], num_nodes * t.shape[-1], t)
-
-    return _flattened_under_vmap(value)(t)
+    return _flattened_under_vmap(lambda t: _integrate(num_nodes, t)[0])(t)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _win_and_slopes(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
-    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
-    return _flattened_under_vmap(
-        lambda t: by_rows(partial(_win_rows, num_nodes), num_nodes * t.shape[-1], t)
-    )(t)
+    return _flattened_under_vmap(partial(_integrate, num_nodes))(t)
 
 
 @win.defjvp
@@ -107,55 +116,67 @@ def _win_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array,
 
 @_win_and_slopes.defjvp
 def _win_and_slopes_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> Any:
-    (t,) = primals
-    num_nodes = num_nodes or num_label_nodes(t.shape[-1], t.dtype)
-    rows = jax.checkpoint(partial(_win_rows, num_nodes))
-    function = partial(by_rows, rows, num_nodes * t.shape[-1])
-    return jax.jvp(function, primals, tangents)
+    return jax.jvp(partial(_integrate, num_nodes), primals, tangents)
 
 
 # --- all classes -------------------------------------------------------------------------------------
 
 
-def _probs_parts(num_nodes: int, s: Array) -> tuple[Array, Array]:
-    """Returns weights (B, nodes) = ∏_j Φ(u − s_j) du and the hazards (B, nodes, K)."""
+def _sum_over_nodes(function: Callable[[Array, Array], Array], num_nodes: int, s: Array) -> Array:
+    """Returns the sum of `function(weights, hazard)` (B, K) over nodes, as many at once as fit the cache.
+
+    weights (B, nodes) = ∏_j Φ(u − s_j) du, hazard (B, nodes, K) = r(u − s).
+    """
     u, spacing = shared_nodes(s, num_nodes)
-    log_cdf, hazard = log_cdf_and_hazard(u[None, :, None] - s[:, None, :])
-    return jnp.exp(log_cdf.sum(-1)) * spacing, hazard
+
+    def add(total: Array, u: Array) -> tuple[Array, None]:
+        best, hazard = best_and_hazard(u[None, :, None] - s[:, None, :])
+        return total + function(best * spacing, hazard), None
+
+    at_once = max(_BLOCK_FLOATS // s.shape[-1], 1)
+    total = jnp.zeros_like(s)
+    if at_once >= u.size:
+        return add(total, u)[0]
+    u = jnp.pad(u, (0, -u.size % at_once), constant_values=FAR)  # there, every hazard is 0
+    return jax.lax.scan(jax.checkpoint(add), total, u.reshape(-1, at_once))[0]
 
 
 def _probs_rows(num_nodes: int, s: Array) -> Array:
-    return jnp.einsum("bn,bnk->bk", *_probs_parts(num_nodes, s))
+    return _sum_over_nodes(partial(jnp.einsum, "bn,bnk->bk"), num_nodes, s)
 
 
-def _probs_tangent_rows(num_nodes: int, s: Array, s_dot: Array) -> Array:
+def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -> Array:
     """Returns J ṡ, J the symmetric Jacobian with J 1 = 0: Σ_j ∫ r_c r_j ∏ Φ du (ṡ_c − ṡ_j).
 
     For a leader of p = 1 − 1e-20, the difference would be lost to rounding. So where one has most of the
-    probability, ṡ is measured from its own, and its own row is what Σ_c ṗ_c = 0 leaves. That is symmetric
-    too: the transpose, which is what reverse mode runs, is the same computation.
+    probability (one-hot `leader`, else 0), ṡ is measured from its own, and its own row is what Σ_c ṗ_c = 0
+    leaves. That is symmetric too: the transpose, which is what reverse mode runs, is the same computation.
     """
-    weights, hazard = _probs_parts(num_nodes, s)
-    leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
-    probs = jnp.einsum("bn,bnk->bk", weights, hazard)
-    leader = jnp.where((leader * probs).sum(-1, keepdims=True) > 0.5, leader, 0)
     relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
-    pulled = weights * jnp.einsum("bnk,bk->bn", hazard, relative)
-    kept = jnp.einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
-    others = (1 - leader) * (relative * kept - jnp.einsum("bn,bnk->bk", pulled, hazard))
+
+    def tangents(weights: Array, hazard: Array) -> Array:
+        pulled = weights * jnp.einsum("bnk,bk->bn", hazard, relative)
+        kept = jnp.einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
+        return relative * kept - jnp.einsum("bn,bnk->bk", pulled, hazard)
+
+    others = (1 - leader) * _sum_over_nodes(tangents, num_nodes, s)
     return others - leader * others.sum(-1, keepdims=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def argmax_probs(num_nodes: int | None, s: Array) -> Array:
     """Returns the chance of each class to be the largest, (..., K); the largest of s (..., K) is 0."""
-    num_nodes = shared_nodes(s, num_nodes)[0].size
+    num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
     return by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], s)
 
 
 @argmax_probs.defjvp
 def _argmax_probs_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Keeps no nodes × classes block for the transpose: each example's is computed once more."""
-    count = shared_nodes(primals[0], num_nodes)[0].size
-    rows = jax.checkpoint(partial(_probs_tangent_rows, count))
-    return argmax_probs(num_nodes, *primals), by_rows(rows, count * primals[0].shape[-1], *primals, *tangents)
+    (s,), (s_dot,) = primals, tangents
+    probs = argmax_probs(num_nodes, s)
+    leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
+    leader = jnp.where(probs > 0.5, leader, 0)
+    num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
+    rows = jax.checkpoint(partial(_probs_tangent_rows, num_nodes))
+    return probs, by_rows(rows, num_nodes * s.shape[-1], s, leader, s_dot)

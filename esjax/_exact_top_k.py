@@ -71,6 +71,10 @@ def _count(k: int, num_classes: int, width: float, dtype: np.dtype) -> int:
     return num_nodes_over(width, 1 + 2 * sharpness, dtype)
 
 
+def _trapezoid(first: Array, last: Array, num_nodes: int) -> tuple[Array, Array]:
+    return trapezoid(jax.lax.stop_gradient(jnp.stack([first, last], -1)), num_nodes)
+
+
 # --- one label ---------------------------------------------------------------------------------------
 
 
@@ -89,8 +93,8 @@ def win(k: int, num_nodes: int | None, t: Array) -> Array:
 def _win_rows(k: int, num_nodes: int, t: Array) -> Array:
     rival = jax.lax.top_k(t, k)[0][:, -1]
     margin = math.sqrt(math.log(k)) if k > 1 else 0.0
-    first, last = window(rival, t.shape[-1])
-    u, spacing = trapezoid(first - margin, jnp.maximum(last, -_least(t.dtype)), num_nodes)
+    first, last = jnp.moveaxis(window(rival, t.shape[-1]), -1, 0)
+    u, spacing = _trapezoid(first - margin, jnp.maximum(last, -_least(t.dtype)), num_nodes)
     below, above, log_scale = _bits(u[..., None] - t[:, None, :])
     log_fewer = _log_fewer_than(k, below, above) + log_scale.sum(-1)
     return jnp.exp(log_pdf(u) + log_fewer).sum(-1) * spacing
@@ -122,7 +126,7 @@ def _probs_rows(k: int, num_nodes: int, s: Array) -> Array:
     rest = math.sqrt(2 * math.log(s.shape[-1]))
     first = jnp.full(s.shape[:-1], _least(s.dtype) - 0.5, s.dtype)
     last = jnp.maximum(s.max(-1), rest) - _least(s.dtype)
-    u, spacing = trapezoid(first, last, num_nodes)
+    u, spacing = _trapezoid(first, last, num_nodes)
     z = u[..., None] - s[:, None, :]
     below, above, log_scale = _bits(z)
     log_fewer, pull = jax.vjp(lambda below: _log_fewer_than(k, below, above), below)

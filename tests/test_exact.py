@@ -210,9 +210,9 @@ def test_top_k_is_the_enumeration_of_who_is_above():
 
 
 def test_top_one_of_many_is_the_argmax():
-    logits = 2 * jax.random.normal(jax.random.key(0), (3, 700))
+    logits = 2 * jax.random.normal(jax.random.key(0), (3, 300))
     np.testing.assert_allclose(exact.top_k_probs(logits, 1, 1.0), exact.argmax_probs(logits, 1.0), atol=1e-6)
-    np.testing.assert_allclose(exact.top_k_probs(logits, 20, 1.0).sum(-1), 20, rtol=1e-5)
+    np.testing.assert_allclose(exact.top_k_probs(logits, 8, 1.0).sum(-1), 8, rtol=1e-5)
 
 
 def test_masked_classes_have_no_probability_and_no_gradient():
@@ -221,8 +221,8 @@ def test_masked_classes_have_no_probability_and_no_gradient():
     functions = [partial(exact.argmax_probs, noise=noise) for noise in (NORMAL, GUMBEL)]
     functions += [lambda x, s: exact.top_k_probs(x, 2, s)]
     functions += [
-        lambda x, s, noise=noise: jnp.stack(
-            [exact.accuracy(x, jnp.asarray(i), s, noise=noise) for i in range(x.size)]
+        lambda x, s, noise=noise: exact.accuracy(
+            jnp.broadcast_to(x, (x.size, x.size)), jnp.arange(x.size), s, noise=noise
         )
         for noise in (NORMAL, GUMBEL)
     ]
