@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esjax import _mapping
 from esjax.baselines import Baseline
 from esjax.noise import Noise
 from esjax.samplers import Groups
@@ -113,9 +114,7 @@ def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:
 
 def over_samples(problem: Problem, function: Callable[..., Any], *arrays: Array) -> Any:
     """Maps `function` of one sample over arrays (count, ...), `evaluated_at_once` at once."""
-    if arrays[0].shape[0] <= problem.evaluated_at_once:
-        return jax.vmap(function)(*arrays)
-    return jax.lax.map(lambda row: function(*row), arrays, batch_size=problem.evaluated_at_once)
+    return _mapping.over(function, problem.evaluated_at_once, *arrays)
 
 
 def value_at_input(problem: Problem, inputs: Inputs) -> Array:

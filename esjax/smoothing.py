@@ -12,15 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import _control, _estimator, _flatten, baselines, noise, samplers
+from esjax import _control, _estimator, _flatten, _mapping, baselines, noise, samplers
 from esjax._check import check_count, check_key, check_sigma
 from esjax._sampling import Problem
 
 Array = jax.Array
-
-_CHUNK_FLOATS = 2**19
-"""Perturbations or values held at once where `chunk_size` is None: 2 MB in float32. Measured on CPUs: smaller
-chunks are not worth a second thread to XLA, larger ones leave the cache."""
 
 
 class Info(NamedTuple):
@@ -282,15 +278,9 @@ def _check_groups(options: _Options, groups: samplers.Groups, dim: int, dtype: A
 
 
 def _chunks(options: _Options, group_size: int, width: int) -> tuple[int, int]:
-    """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups.
-
-    Unless `chunk_size` says it, as many as fit the cache; of those, a number that divides N is
-    preferred where there is one of at least half the most: the block is then compiled once.
-    """
+    """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups."""
     num_samples, chunk_size = options.num_samples, options.chunk_size
     if chunk_size is not None:
         return chunk_size, min(-(-chunk_size // group_size) * group_size, num_samples)
-    most = min(max(_CHUNK_FLOATS // (width * group_size), 1) * group_size, num_samples)
-    sizes = range(most, most // 2, -group_size)
-    drawn = next((size for size in sizes if num_samples % size == 0), most)
+    drawn = _mapping.at_once(num_samples, width, group_size)
     return drawn, drawn

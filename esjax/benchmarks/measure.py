@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from esjax.benchmarks.peers import ValueAndGradient
-from esjax.benchmarks.problems import Problem
-
 
 class Cost(NamedTuple):
     """What one call costs.
@@ -28,15 +25,15 @@ class Cost(NamedTuple):
 
 
 def relative_squared_error(
-    problem: Problem, function: ValueAndGradient, *, num_repeats: int, at_once: int = 50
+    gradient: Callable[[Any], jax.Array], reference: Any, *, num_repeats: int, at_once: int = 50
 ) -> tuple[float, float]:
-    """Returns E‖g − ∇F‖² / ‖∇F‖² over independent keys, and its standard error."""
-    exact = np.asarray(jax.grad(problem.smoothed)(problem.x), np.float64)
-    gradients = jax.jit(jax.vmap(lambda key: function(key, problem.x)[1]))
+    """Returns E‖g − ∇F‖² / ‖∇F‖² of `gradient(key)` over independent keys, and its standard error."""
+    exact = np.asarray(reference, np.float64).ravel()
+    gradients = jax.jit(jax.vmap(gradient))
     errors = []
     for number in range(-(-num_repeats // at_once)):
         draws = np.asarray(gradients(jax.random.split(jax.random.key(number), at_once)), np.float64)
-        errors.append(((draws - exact) ** 2).sum(1) / (exact @ exact))
+        errors.append(((draws.reshape(at_once, -1) - exact) ** 2).sum(1) / (exact @ exact))
     joined = np.concatenate(errors)
     return float(joined.mean()), float(joined.std() / len(joined) ** 0.5)
 

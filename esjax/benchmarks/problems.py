@@ -74,3 +74,25 @@ def threshold_count(dim: int, sigma: float = 0.5) -> Problem:
 
 def _point(dim: int) -> Array:
     return jax.random.normal(jax.random.key(dim), (dim,))
+
+
+class Labelled(NamedTuple):
+    """A batch of logits, to be scored against labels.
+
+    Attributes:
+        logits: (B, K) float32.
+        labels: (B,) int32.
+        sigma: σ.
+    """
+
+    logits: Array
+    labels: Array
+    sigma: float
+
+
+def labelled(num_examples: int, num_classes: int, lead: float = 0.0, sigma: float = 1.0) -> Labelled:
+    """Standard normal logits, that of the label higher by `lead`."""
+    label_key, logit_key = jax.random.split(jax.random.key(num_classes))
+    labels = jax.random.randint(label_key, (num_examples,), 0, num_classes)
+    logits = jax.random.normal(logit_key, (num_examples, num_classes))
+    return Labelled(logits + lead * jax.nn.one_hot(labels, num_classes), labels, sigma)

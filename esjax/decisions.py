@@ -1,0 +1,321 @@
+"""Blocks that see scores only through decisions: an argmax, a threshold, a ranking.
+
+Such a block's smoothed value depends on x through the chances of its decisions alone, and these are known.
+So only decisions have to be sampled, not the noise behind them: conditioning on the decision takes the
+noise's share out of the gradient's variance (Rao–Blackwell), and where evaluations are cheap, the sum over
+one decision's alternatives takes that decision's share, too.
+
+A decision is a function `(x, sigma, noise) -> Law`; an estimator a function of that law and the block.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from esjax import _flatten, _laws, _mapping, exact
+from esjax import noise as _noise
+from esjax._check import check_count, check_key, check_sigma
+from esjax._laws import Law
+from esjax._slopes import with_slopes
+
+Array = jax.Array
+Decision = Callable[[Array, Array, _noise.Noise | None], Law]
+Block = Callable[[Array], Array]
+"""`decisions -> values (m,)`: the function to smooth, its value as one vector."""
+Estimator = Callable[..., Array]
+"""`(key, law, block, num_samples, chunk_size) -> values (m,)`, differentiable where the law is."""
+
+
+# --- decisions ---------------------------------------------------------------------------------------
+
+
+def argmax(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
+    """Decides for the largest of the perturbed scores: x (..., K) → class indices (...) int32.
+
+    Chances are those of `esjax.exact.argmax_probs`: by quadrature for normal noise (the default), a softmax
+    for Gumbel noise. −inf masks a class.
+    """
+    return _laws.categorical(exact.argmax_probs(x, sigma, noise=noise or _noise.normal))
+
+
+def threshold(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
+    """Decides whether the perturbed score is above 0: x (...) → 0 or 1 (...) int32.
+
+    Chances are those of `esjax.exact.threshold_probs`, for normal (the default), logistic or Gumbel noise.
+    For a threshold other than 0, subtract it from x.
+    """
+    return _laws.categorical(_laws.both(x, sigma, noise or _noise.normal))
+
+
+def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
+    """Ranks items by their perturbed scores: x (..., n) → the items' indices, best first, (..., n) int32.
+
+    With Gumbel noise, the only one supported, this is the Plackett–Luce law:
+    log p(order) = Σ_r (s_r − log Σ_{q ≥ r} exp s_q), s = x / σ in that order (Plackett 1975; Yellott 1977).
+    The place of each item is `jnp.argsort(order)`.
+    """
+    if noise is not None and noise is not _noise.gumbel:
+        raise ValueError(f"noise={noise!r} has no known law of rankings; use esjax.noise.gumbel, or None")
+    if x.ndim < 1 or x.shape[-1] < 2:
+        raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
+    if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
+        raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
+    return _laws.plackett_luce(x, sigma)
+
+
+# --- estimators --------------------------------------------------------------------------------------
+
+
+def score(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size: int) -> Array:
+    """Weights the score of N sampled decisions d_n by their values, less the mean of the others'.
+
+        ∇F = (1/N) Σ_n (f(d_n) − b_n) ∇ log p(d_n | x),   b_n = Σ_{l≠n} f(d_l) / (N − 1)
+
+    It takes N evaluations of the block (Williams 1992, with the baseline of Kool et al. 2019). Derivatives
+    of higher order are unbiased as well: p(d_n | x) / p(d_n | x₀) is kept in the value, where it is 1.
+    """
+    count = _needed(num_samples, "score", least=2)
+
+    def sample(number: Array) -> tuple[Array, Array]:
+        decisions = law.decisions(law.draw(jax.random.fold_in(key, number)))
+        return block(decisions), law.log_prob(decisions)
+
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    values, log_probs = _mapping.over(sample, chunk_size, numbers)
+    others = jax.lax.stop_gradient((values.sum(0, keepdims=True) - values) / (count - 1))
+    box = jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))[:, None]
+    return (values * box + others * (1 - box)).mean(0)
+
+
+def local_expectation(
+    key: Any,
+    law: Law,
+    block: Block,
+    num_samples: int | None,
+    chunk_size: int,
+    *,
+    coordinates: int | None = None,
+) -> Array:
+    """Sums over every alternative of every single decision, given the others.
+
+        ∇F = (1/N) Σ_n Σ_i Σ_a ∇p_i(a | d_n) f(d_n with decision i changed to a)
+
+    With C decisions of A alternatives, it takes N (1 + C (A − 1)) evaluations of the block, so one sample
+    is often enough (Titsias & Lázaro-Gredilla 2015). For a ranking, i is an item and a its place among
+    the others, whose perturbed scores are given.
+
+    Args:
+        key: as for every estimator, given by `smooth_decisions`, as are the next four.
+        law: of the decisions.
+        block: the function to smooth.
+        num_samples: N ≥ 1.
+        chunk_size: evaluations at once.
+        coordinates: how many decisions c ≤ C to change, chosen at random for each sample, without
+            replacement; their sum is scaled by C / c, which keeps it unbiased. None: all. Pass
+            `estimator=functools.partial(esjax.decisions.local_expectation, coordinates=c)`.
+    """
+    count = _needed(num_samples, "local_expectation", least=1)
+    chosen_count = _chosen(coordinates, law.num_coordinates)
+    changes = law.num_alternatives - 1
+    if count * chosen_count * changes >= 2**31:
+        raise ValueError(
+            f"num_samples={count} and {chosen_count} decisions with {changes} other alternatives make more "
+            "than 2^31 evaluations; use the option coordinates of local_expectation, or estimator=score"
+        )
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count, dtype=jnp.int32))
+    outcomes = jax.vmap(law.draw)(keys)
+    chosen = jax.vmap(partial(_choose, chosen_count, law.num_coordinates))(keys)
+    values = _mapping.over(lambda outcome: block(law.decisions(outcome)), chunk_size, outcomes)
+
+    def change(number: Array) -> Array:
+        sample, rest = number // (chosen_count * changes), number % (chosen_count * changes)
+        outcome = jax.tree.map(lambda leaf: leaf[sample], outcomes)
+        coordinate = chosen[sample, rest // changes]
+        return block(law.flip(outcome, coordinate, rest % changes + 1))
+
+    numbers = jnp.arange(count * chosen_count * changes, dtype=jnp.int32)
+    changed = _mapping.over(change, chunk_size, numbers)
+    changed = changed.reshape(count, chosen_count, changes, -1)
+
+    def of_sample(outcome: Any, chosen: Array, value: Array, changed: Array) -> Array:
+        probs, likelihoods = law.probs(outcome)[chosen], law.log_likelihoods(outcome)
+        differences = changed - value[None, None]  # Σ_a ∇p(a) = 0: the one drawn need not be evaluated
+        differences = jnp.where(probs[..., None] > 0, differences, 0)  # a masked one may be NaN
+        scale = law.num_coordinates / chosen_count
+        total = likelihoods.sum()
+        return with_slopes(value, probs * scale, differences, total, total - likelihoods[chosen])
+
+    return jax.vmap(of_sample)(outcomes, chosen, values, changed).mean(0)
+
+
+def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size: int) -> Array:
+    """Sums over every outcome, F = Σ_d p(d | x) f(d): exact, with no sample.
+
+    It is meant for one decision at a time, where the block is a mean over examples of a reward that sees
+    only its own decision: smooth that reward, and `jax.vmap` over examples. It takes as many evaluations
+    as there are outcomes, at most 65,536: A^C for C decisions of A alternatives, n! for a ranking.
+    `num_samples` is left out.
+    """
+    del key
+    if num_samples is not None:
+        raise ValueError(f"num_samples={num_samples} is not used by enumeration; leave it out")
+    if law.num_outcomes > _MOST_OUTCOMES:
+        raise ValueError(
+            f"{law.num_coordinates} decisions with {law.num_alternatives} alternatives have more than "
+            f"{_MOST_OUTCOMES} outcomes; smooth one example, with jax.vmap over examples, or use "
+            "estimator=local_expectation"
+        )
+
+    def weigh(decisions: Array) -> Array:
+        weight = jnp.exp(law.log_prob(decisions))
+        return weight * jnp.where(weight > 0, block(decisions), 0)  # a masked one may be NaN
+
+    return _mapping.over(weigh, chunk_size, jnp.asarray(law.outcomes())).sum(0)
+
+
+_MOST_OUTCOMES = 2**16
+
+
+def _needed(num_samples: int | None, estimator: str, *, least: int) -> int:
+    if num_samples is None or num_samples < least:
+        raise ValueError(f"num_samples={num_samples} is too few for {estimator}; use num_samples >= {least}")
+    return num_samples
+
+
+def _chosen(coordinates: int | None, num_coordinates: int) -> int:
+    if coordinates is None:
+        return num_coordinates
+    check_count("coordinates", coordinates)
+    if coordinates > num_coordinates:
+        raise ValueError(
+            f"coordinates={coordinates} is more than the {num_coordinates} decisions; use fewer, or None"
+        )
+    return coordinates
+
+
+def _choose(count: int, num_coordinates: int, key: Any) -> Array:
+    """Returns the coordinates (count,) to change; all of them in order, or a random subset."""
+    everyone = jnp.arange(num_coordinates, dtype=jnp.int32)
+    if count == num_coordinates:
+        return everyone
+    return jax.random.permutation(jax.random.fold_in(key, 1), everyone)[:count]
+
+
+# --- smoothing ---------------------------------------------------------------------------------------
+
+
+def smooth_decisions(
+    fun: Callable[..., Any],
+    *,
+    decision: Decision,
+    sigma: Any,
+    num_samples: int | None = None,
+    estimator: Estimator = score,
+    noise: _noise.Noise | None = None,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Smooths a block that sees scores only through decisions, by perturbing the scores.
+
+        F(x) = E[fun(d, *args)],   d = decision(x + σ ε),   ε ~ noise
+
+    F is what `esjax.smooth` makes of the same pipeline, but its gradient has far less variance: macro-F1 of
+    256 examples and 10 classes, at 2,560 evaluations: relative squared error 0.3 by `score` and 0.01 by
+    `local_expectation`, where `esjax.smooth` has 2.
+
+    Args:
+        fun: `fun(decisions, *args)`: an int32 array and any pytrees → a pytree of floating arrays. Any
+            black box. For many examples of one decision each, `jax.vmap` the smoothed function with
+            split keys; a metric of a batch, such as F1, takes the decisions of the whole batch.
+        decision: `esjax.decisions.argmax`, `threshold` or `ranking`.
+        sigma: σ > 0, the scale of the noise in units of x: (), or one for each decision: x's shape, less
+            the last axis for `argmax` and `ranking`.
+        num_samples: N ≥ 1, sampled decisions per call; at least 2 for `score`, none for `enumeration`.
+        estimator: `esjax.decisions.score`, `local_expectation` or `enumeration`; each says how many
+            evaluations of `fun` it takes.
+        noise: distribution of ε. None: normal, and Gumbel for `ranking`.
+        chunk_size: evaluations of `fun` at once. None: what fits the cache. It does not change draws.
+
+    Returns:
+        `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(decisions, *args)`.
+        `key` is a JAX PRNG key, consumed by the call; x (...) floating. `sigma` replaces σ for this call.
+        Derivatives in x, σ and args are unbiased, of every order, by forward and reverse mode.
+
+    Raises:
+        ValueError: an option is out of range; or, when called, x is no floating array, the values are not
+            floating, σ does not fit x, or `fun` differentiates with respect to decisions.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, esjax
+        >>> hits = esjax.smooth_decisions(
+        ...     lambda classes, labels: jnp.mean(classes == labels),
+        ...     decision=esjax.decisions.argmax,
+        ...     sigma=1.0,
+        ...     num_samples=1,
+        ...     estimator=esjax.decisions.local_expectation,
+        ... )
+        >>> logits, labels = jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([1, 0])
+        >>> gradient = jax.grad(hits, argnums=1)(jax.random.key(0), logits, labels)
+        >>> print(f"{gradient[0, 1]:.4f}")  # φ(1 / √2) / (2 √2), with no sampling error
+        0.1098
+    """
+    for name, value in (("fun", fun), ("decision", decision), ("estimator", estimator)):
+        if not callable(value):
+            raise ValueError(f"{name}={value!r} is not callable; pass a function")
+    check_sigma(sigma)
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+    if noise is not None and not isinstance(noise, _noise.Noise):
+        raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
+    default_sigma = sigma
+
+    def smoothed(key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
+        check_key(key)
+        sigma = default_sigma if sigma is None else sigma
+        check_sigma(sigma)
+        x = _scores(x)
+        law = decision(x, _flatten.widen(jnp.asarray(sigma, x.dtype)), noise)
+        decisions = jax.eval_shape(lambda key: law.decisions(law.draw(key)), key)
+        shape = _shape_of_values(fun, decisions, args)
+        dtype = _flatten.accumulator_dtype((x, shape))
+        num_values = sum(leaf.size for leaf in jax.tree.leaves(shape))
+
+        def block(decisions: Array) -> Array:
+            return _flatten.flatten(fun(decisions, *args), dtype)
+
+        width = max(x.size, num_values, 1)
+        at_once = chunk_size or _mapping.at_once(_mapping.CHUNK_FLOATS, width)
+        return _flatten.unflattener(shape)(estimator(key, law, block, num_samples, at_once))
+
+    return smoothed
+
+
+def _scores(x: Any) -> Array:
+    """Returns x in at least float32."""
+    _flatten.check_arrays([x], "x", "give one array of scores")
+    if not jax.tree_util.all_leaves([x]):
+        raise ValueError(f"x is a {type(x).__name__}; give one array of scores, such as jnp.stack makes")
+    array = jnp.asarray(x)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"x has dtype {array.dtype}; give the scores that decide, floating, not the decisions themselves"
+        )
+    return _flatten.widen(array)
+
+
+def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, ...]) -> Any:
+    try:
+        shape = jax.eval_shape(lambda args: fun(jnp.zeros(decisions.shape, decisions.dtype), *args), args)
+    except TypeError as error:
+        if "grad requires" not in str(error) and "requires real- or complex" not in str(error):
+            raise
+        raise ValueError(
+            "fun asks for a derivative in its decisions, which are whole numbers; use only their values in "
+            "fun, or smooth a function of scores by esjax.smooth"
+        ) from error
+    _flatten.check_floating(shape, "the value of fun", "return floating arrays from fun")
+    return shape

@@ -1,0 +1,361 @@
+"""`smooth_decisions` against enumeration of all outcomes in NumPy, with chances from SciPy."""
+
+import itertools
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import esjax
+from esjax import decisions
+
+NOISES = {
+    "normal": stats.norm(),
+    "logistic": stats.logistic(),
+    "gumbel": stats.gumbel_r(loc=-np.euler_gamma),
+}
+LAWS = [
+    ("argmax", "normal"),
+    ("argmax", "gumbel"),
+    ("threshold", "normal"),
+    ("threshold", "logistic"),
+    ("threshold", "gumbel"),
+    ("ranking", "gumbel"),
+]
+SHAPES = {"argmax": (3, 3), "threshold": (4,), "ranking": (2, 3)}
+SIGMA, WEIGHT = 0.8, 0.4
+X = {name: np.random.default_rng(3).normal(size=shape) * 0.5 for name, shape in SHAPES.items()}
+ESTIMATORS = {
+    "score": (decisions.score, 8),
+    "local_expectation": (decisions.local_expectation, 2),
+    "two_coordinates": (partial(decisions.local_expectation, coordinates=2), 2),
+    "enumeration": (decisions.enumeration, None),
+}
+
+
+def _block(chosen, weight):
+    """A block that couples all decisions, and is neither even nor monotonous in any."""
+    places = np.arange(1, chosen.size + 1, dtype=np.float32).reshape(chosen.shape)
+    heights = (chosen.astype(np.float32) * places * 0.3 - weight) ** 2
+    ones = (chosen == 1).astype(np.float32).sum()
+    return heights.sum() + (ones - 1 - weight) ** 2
+
+
+# --- the oracle --------------------------------------------------------------------------------------
+
+
+def _argmax_probs(scores, noise):
+    """P(the c-th of `scores` (K,) wins): over its own noise, what the others let through."""
+    eps = np.linspace(-12, 40, 5001)
+    below = noise.cdf(scores[:, None, None] - scores[None, :, None] + eps)
+    below[np.arange(len(scores)), np.arange(len(scores))] = noise.pdf(eps)
+    return below.prod(1).sum(-1) * (eps[1] - eps[0])
+
+
+def _plackett_luce(scores):
+    """Chances of all permutations, by the product of the winner's share of what is left."""
+    weights = np.exp(scores)
+    return {
+        order: np.prod([weights[order[i]] / weights[list(order[i:])].sum() for i in range(len(order))])
+        for order in itertools.permutations(range(len(scores)))
+    }
+
+
+def _choices(name, noise, x, sigma):
+    """For each independent decision, its alternatives and their chances."""
+    s = x / sigma
+    if name == "argmax":
+        return [dict(enumerate(_argmax_probs(row, NOISES[noise]))) for row in s]
+    if name == "threshold":
+        return [{0: NOISES[noise].cdf(-a), 1: NOISES[noise].sf(-a)} for a in s]
+    return [_plackett_luce(row) for row in s]
+
+
+def _smoothed_exactly(name, noise, point):
+    """F at `point`: x, σ and the block's weight in one vector."""
+    x = point[:-2].reshape(SHAPES[name])
+    choices = _choices(name, noise, x, point[-2])
+    total = 0.0
+    for outcome in itertools.product(*choices):
+        chance = np.prod([choices[i][alternative] for i, alternative in enumerate(outcome)])
+        total += chance * float(_block(np.array(outcome), point[-1]))
+    return total
+
+
+def _differences(function, point, h):
+    axes = np.eye(len(point)) * h
+    return np.stack([(function(point + axis) - function(point - axis)) / (2 * h) for axis in axes])
+
+
+@cache
+def _exact(name, noise):
+    """F, its gradient, and its Hessian times a vector, in x, σ and the weight."""
+    point = np.concatenate([X[name].ravel(), [SIGMA, WEIGHT]])
+    vector = np.cos(np.arange(len(point)))
+    function = partial(_smoothed_exactly, name, noise)
+
+    def slope(point):
+        return (function(point + 1e-3 * vector) - function(point - 1e-3 * vector)) / 2e-3
+
+    gradient, product = _differences(function, point, 1e-4), _differences(slope, point, 1e-3)
+    return point, vector, function(point), gradient, product
+
+
+def _estimates(name, noise, estimator, num_keys):
+    """Value, gradient and Hessian times vector for each of `num_keys` keys, reverse over reverse."""
+    point, vector, *_ = _exact(name, noise)
+    function, num_samples = ESTIMATORS[estimator]
+    smoothed = esjax.smooth_decisions(
+        _block,
+        decision=getattr(decisions, name),
+        sigma=1.0,
+        num_samples=num_samples,
+        estimator=function,
+        noise=getattr(esjax.noise, noise),
+    )
+
+    def value(point, key):
+        return smoothed(key, point[:-2].reshape(SHAPES[name]), point[-1], sigma=point[-2])
+
+    def all_of(key):
+        at = jnp.asarray(point, jnp.float32)
+        slope = lambda at: jax.grad(value)(at, key) @ jnp.asarray(vector, jnp.float32)  # noqa: E731
+        return *jax.value_and_grad(value)(at, key), jax.grad(slope)(at)
+
+    keys = jax.random.split(jax.random.key(5), num_keys)
+    return [np.asarray(found, np.float64) for found in jax.jit(jax.vmap(all_of))(keys)]
+
+
+@pytest.mark.parametrize("estimator", ["score", "local_expectation", "two_coordinates"])
+@pytest.mark.parametrize(("name", "noise"), LAWS)
+def test_value_gradient_and_hessian_are_unbiased(name, noise, estimator):
+    for found, truth in zip(_estimates(name, noise, estimator, 10_000), _exact(name, noise)[2:], strict=True):
+        error = np.maximum(found.std(0) / len(found) ** 0.5, 2e-6)
+        z = (found.mean(0) - truth) / error
+        assert np.abs(z).max() < 4, z
+
+
+@pytest.mark.parametrize(("name", "noise"), LAWS)
+def test_enumeration_is_exact_in_every_order(name, noise):
+    for found, truth in zip(_estimates(name, noise, "enumeration", 2), _exact(name, noise)[2:], strict=True):
+        np.testing.assert_allclose(found[0], truth, rtol=2e-4, atol=2e-5)
+        np.testing.assert_array_equal(found[0], found[1])
+
+
+# --- what each estimator promises --------------------------------------------------------------------
+
+
+def _smooth(fun, name, estimator, **options):
+    function, num_samples = ESTIMATORS[estimator]
+    options = {"sigma": SIGMA, "num_samples": num_samples, "estimator": function, **options}
+    return esjax.smooth_decisions(fun, decision=getattr(decisions, name), **options)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "evaluations"),
+    [
+        ("score", 8),
+        ("local_expectation", 2 * (1 + 6)),
+        ("two_coordinates", 2 * (1 + 4)),
+        ("enumeration", 27),
+    ],
+)
+def test_python_blocks_are_evaluated_as_often_as_promised(estimator, evaluations):
+    seen = []
+
+    def python(chosen):
+        seen.append(np.asarray(chosen))
+        return np.float32(seen[-1].sum())
+
+    def fun(chosen):
+        like = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(python, like, chosen, vmap_method="sequential")
+
+    smoothed = _smooth(fun, "argmax", estimator)
+    x = jnp.asarray(X["argmax"], jnp.float32)
+    value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(jax.random.key(0), x)
+    assert np.isfinite(value) and np.abs(gradient).max() > 0
+    assert len(seen) == evaluations
+    assert all(chosen.dtype == np.int32 and chosen.shape == (3,) for chosen in seen)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_constant_has_no_gradient(name, estimator):
+    smoothed = _smooth(lambda chosen: jnp.float32(3), name, estimator)
+    x = jnp.asarray(X[name], jnp.float32)
+    value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(jax.random.key(0), x)
+    np.testing.assert_allclose(value, 3, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [("argmax", "score"), ("threshold", "two_coordinates"), ("ranking", "local_expectation")],
+)
+def test_chunks_jit_and_scan_change_nothing_and_vmap_is_a_loop(name, estimator):
+    x = jnp.asarray(X[name], jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def gradient(key, **options):
+        return jax.grad(_smooth(_block, name, estimator, **options), 1)(key, x, jnp.float32(WEIGHT))
+
+    jitted = jax.jit(gradient)
+    each = np.stack([jitted(key) for key in keys])
+    np.testing.assert_allclose(gradient(keys[0]), each[0], rtol=1e-4, atol=1e-5)
+    for chunk_size in (1, 3):
+        chunked = jax.jit(partial(gradient, chunk_size=chunk_size))
+        np.testing.assert_allclose(chunked(keys[0]), each[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(keys), each, rtol=1e-4, atol=1e-5)
+    _, scanned = jax.lax.scan(lambda carry, key: (carry, gradient(key)), 0, keys)
+    np.testing.assert_allclose(scanned, each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["score", "local_expectation"])
+def test_forward_mode_is_reverse_mode(estimator):
+    smoothed = partial(_smooth(_block, "argmax", estimator), jax.random.key(2))
+    x, direction = jnp.asarray(X["argmax"], jnp.float32), jax.random.normal(jax.random.key(0), (3, 3))
+    _, tangent = jax.jvp(lambda x: smoothed(x, jnp.float32(WEIGHT)), (x,), (direction,))
+    np.testing.assert_allclose(
+        tangent, (jax.grad(smoothed)(x, jnp.float32(WEIGHT)) * direction).sum(), rtol=1e-5
+    )
+
+
+def test_one_decision_at_a_time_is_the_closed_form():
+    logits, labels = jax.random.normal(jax.random.key(0), (6, 5)), jnp.arange(6) % 5
+    keys = jax.random.split(jax.random.key(1), 6)
+
+    def hit(chosen, label):
+        return (chosen == label).astype(jnp.float32)
+
+    for estimator in ("enumeration", "local_expectation"):
+        smoothed = jax.vmap(_smooth(hit, "argmax", estimator))
+        gradient = jax.grad(lambda x, f=smoothed: f(keys, x, labels).mean())(logits)
+        truth = jax.grad(lambda x: esjax.exact.accuracy(x, labels, SIGMA).mean())(logits)
+        np.testing.assert_allclose(gradient, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_values_are_trees_and_sigma_is_one_for_each_decision():
+    def counts(chosen):
+        return {"ones": (chosen == 1).sum().astype(jnp.float32), "each": jax.nn.one_hot(chosen, 3)}
+
+    sigmas = jnp.array([0.3, 1.0, 3.0])
+    smoothed = _smooth(counts, "argmax", "enumeration", sigma=sigmas)
+    x = jnp.asarray(X["argmax"], jnp.float32)
+    value = smoothed(jax.random.key(0), x)
+    probs = esjax.exact.argmax_probs(x, sigmas)
+    np.testing.assert_allclose(value["each"], probs, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value["ones"], probs[:, 1].sum(), rtol=1e-5)
+    changed = smoothed(jax.random.key(0), x, sigma=2.0)
+    np.testing.assert_allclose(changed["each"], esjax.exact.argmax_probs(x, 2.0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_masked_class_is_never_chosen_and_has_no_gradient(estimator):
+    def fun(chosen):
+        return jnp.where((chosen == 2).any(), jnp.nan, (chosen * jnp.arange(1, 4)).sum().astype(jnp.float32))
+
+    x = jnp.asarray(X["argmax"], jnp.float32).at[:, 2].set(-jnp.inf)
+    both = jax.jit(jax.value_and_grad(_smooth(fun, "argmax", estimator), 1))
+    value, gradient = both(jax.random.key(0), x)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    assert (gradient[:, 2] == 0).all() and np.abs(gradient).max() > 0
+
+
+def test_narrow_scores_come_back_in_their_dtype_and_wide_ones_are_wide():
+    x = jnp.asarray(X["argmax"], jnp.float16)
+    smoothed = _smooth(lambda chosen: chosen.sum().astype(jnp.float16), "argmax", "score")
+    value, gradient = jax.value_and_grad(smoothed, 1)(jax.random.key(0), x)
+    assert value.dtype == gradient.dtype == jnp.float16
+    with jax.enable_x64(True):
+        wide = _smooth(lambda chosen: chosen.sum().astype(jnp.float64), "argmax", "local_expectation")
+        gradient = jax.grad(wide, 1)(jax.random.key(0), jnp.asarray(X["argmax"], jnp.float64))
+        assert gradient.dtype == jnp.float64
+
+
+def test_a_block_may_close_over_traced_values():
+    @jax.jit
+    def gradient(x, weight):
+        def fun(chosen):
+            return weight * chosen.sum().astype(jnp.float32)
+
+        return jax.grad(_smooth(fun, "argmax", "local_expectation"), 1)(jax.random.key(0), x)
+
+    x = jnp.asarray(X["argmax"], jnp.float32)
+    np.testing.assert_allclose(gradient(x, 2.0), 2 * gradient(x, 1.0), rtol=1e-5)
+
+
+# --- wrong arguments ---------------------------------------------------------------------------------
+
+X33 = jnp.asarray(X["argmax"], jnp.float32)
+
+
+def _derives(chosen):
+    return jax.grad(lambda z: (z * z).sum())(chosen).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "x", "match"),
+    [
+        ({"fun": 3}, X33, "fun=3 is not callable"),
+        ({"decision": "argmax"}, X33, "decision='argmax' is not callable"),
+        ({"estimator": "score"}, X33, "estimator='score' is not callable"),
+        ({"sigma": 0.0}, X33, "sigma=0.0 must be a finite number > 0"),
+        ({"sigma": jnp.ones(2)}, X33, "sigma has shape"),
+        ({"num_samples": 0}, X33, "num_samples=0 must be a whole number"),
+        ({"num_samples": None}, X33, "num_samples=None is too few for score; use num_samples >= 2"),
+        ({"num_samples": 1}, X33, "num_samples=1 is too few for score"),
+        (
+            {"num_samples": None, "estimator": decisions.local_expectation},
+            X33,
+            "num_samples=None is too few for local_expectation; use num_samples >= 1",
+        ),
+        ({"estimator": decisions.enumeration}, X33, "num_samples=4 is not used by enumeration"),
+        (
+            {"estimator": decisions.enumeration, "num_samples": None},
+            jnp.zeros((20, 3)),
+            "20 decisions with 3 alternatives have more than 65536 outcomes; .*jax.vmap",
+        ),
+        (
+            {"estimator": partial(decisions.local_expectation, coordinates=4)},
+            X33,
+            "coordinates=4 is more than the 3 decisions",
+        ),
+        ({"estimator": partial(decisions.local_expectation, coordinates=0)}, X33, "coordinates=0 must be"),
+        (
+            {"estimator": decisions.local_expectation, "num_samples": 2**30},
+            X33,
+            "more than 2.31 evaluations; use the option coordinates",
+        ),
+        ({"noise": "normal"}, X33, "noise='normal' is no Noise"),
+        ({"noise": esjax.noise.cauchy}, X33, "noise=cauchy has no closed form"),
+        ({"noise": esjax.noise.normal, "decision": decisions.ranking}, X33, "use esjax.noise.gumbel"),
+        ({"decision": decisions.ranking}, jnp.zeros((2, 1)), "ranking needs .* at least two items"),
+        ({"decision": decisions.ranking}, X33.at[0, 0].set(jnp.inf), "NaN or infinite"),
+        ({"chunk_size": 0}, X33, "chunk_size=0 must be"),
+        ({}, jnp.zeros((3, 3), int), "x has dtype int32; give the scores that decide"),
+        ({}, {"a": X33}, "x is a dict; give one array"),
+        ({}, X33.at[0, 0].set(jnp.nan), "logits holds NaN"),
+        ({}, X33.at[0].set(-jnp.inf), "all −inf"),
+        ({"fun": lambda chosen: chosen.sum()}, X33, "the value of fun has dtype int32"),
+        ({"fun": _derives}, X33, "fun asks for a derivative in its decisions"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(options, x, match):
+    given = {
+        "fun": lambda chosen: chosen.sum().astype(jnp.float32),
+        "decision": decisions.argmax,
+        "sigma": 1.0,
+        "num_samples": 4,
+    }
+    given |= options
+    with pytest.raises(ValueError, match=match):
+        esjax.smooth_decisions(given.pop("fun"), **given)(jax.random.key(0), x)
+
+
+def test_a_key_is_asked_for():
+    with pytest.raises(ValueError, match="is not one PRNG key"):
+        _smooth(_block, "argmax", "score")(0, X33, WEIGHT)
