@@ -1,5 +1,6 @@
 """Training end to end on small images: what it learns, what it leaves on disk, how it goes on."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from scipy import stats
+from sklearn import metrics
 
 import esjax
 from esjax.train import checkpoint, cli, config, folder, loop, models, objectives, run, step
@@ -58,34 +61,77 @@ def _train(options, path, stop_after=None):
     return run.finish(prepared, path, on_epoch=on_epoch)
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-@pytest.mark.parametrize("objective", ["accuracy", "cross-entropy"])
-def test_each_objective_learns_separable_images(npz, tmp_path, network, objective):
-    options = _options(npz, network=network, objective=objective, epochs=40, num_samples=32)
-    result = _train(options, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("network", "objective", "estimator"),
+    [
+        ("mlp", "accuracy", "es"),
+        ("cnn", "accuracy", "es"),
+        ("mlp", "accuracy", "exact"),
+        ("cnn", "macro-f1", "es"),
+        ("mlp", "cross-entropy", "es"),
+        ("cnn", "cross-entropy", "es"),
+    ],
+)
+def test_each_objective_learns_separable_images(npz, tmp_path, network, objective, estimator):
+    named = {"network": network, "objective": objective, "estimator": estimator}
+    result = _train(_options(npz, **named, epochs=40, num_samples=32), tmp_path / "run")
     assert result.epochs[-1].test_accuracy == 1.0
     assert result.confusion.tolist() == np.diag([10, 10, 10]).tolist()
 
 
-def test_the_gradient_that_reaches_the_network_is_that_of_the_smoothed_accuracy():
-    """Against central differences of the exact smoothed accuracy of a linear network (K = 2: a Φ)."""
-    images = jnp.array([[0.5, -0.2], [0.1, 0.9]])
-    labels = jnp.array([0, 1])
-    sigma, weights = 0.7, jnp.array([[0.3, -0.1], [0.2, 0.4]])
+def test_top_k_brings_labels_among_the_k_largest_and_no_further(npz):
+    prepared = run.set_up(_options(npz, objective="top-k", estimator="exact", k=2, epochs=20))
+    *_, (state, epoch) = run.stream(prepared)
+    logits = prepared.trainer.logits(state, prepared.data.test_images)
+    two = np.asarray(logits).argsort(1)[:, 1:]
+    assert (two == prepared.data.test_labels[:, None]).any(1).all() and epoch.loss < -0.95
+
+
+def _smoothed_metrics(logits, labels, sigma):
+    """−accuracy, −top-2 accuracy and −macro-F1 of two examples, smoothed, by all pairs of rankings."""
+    values = np.zeros(3)
+    orders = [_order_chances(row / sigma) for row in np.asarray(logits, np.float64)]
+    for one, two in itertools.product(*orders):
+        chance = orders[0][one] * orders[1][two]
+        first, places = [one[0], two[0]], [one.index(labels[0]), two.index(labels[1])]
+        f1 = metrics.f1_score(labels, first, labels=range(3), average="macro", zero_division=0)
+        values -= chance * np.array([np.equal(places, 0).mean(), np.less(places, 2).mean(), f1])
+    return values
+
+
+def _order_chances(scores):
+    """P(u_a > u_b > u_c) of three normal variables, by nested quadrature."""
+    u = np.linspace(-9, 9, 1801)
+    pdf, step = np.exp(-u * u / 2) / np.sqrt(2 * np.pi), u[1] - u[0]
+    chances = {}
+    for a, b, c in itertools.permutations(range(3)):
+        at_b = u + scores[b]
+        below = stats.norm.cdf(at_b - scores[c]) * stats.norm.sf(at_b - scores[a])
+        chances[a, b, c] = (pdf * below).sum() * step
+    return chances
+
+
+@pytest.mark.parametrize("names", objectives.SMOOTHED)
+def test_the_gradient_that_reaches_the_network_is_that_of_the_smoothed_metric(names):
+    """Against central differences of the metric over all rankings of a linear network's logits."""
+    images, labels = jnp.array([[0.5, -0.2], [0.1, 0.9]]), jnp.array([2, 1])
+    sigma, weights = 0.7, jnp.array([[0.3, -0.1, 0.2], [0.2, 0.4, -0.3]])
+    index = ["accuracy", "top-k", "macro-f1"].index(names[0])
+    objective = objectives.SMOOTHED[names](sigma, config.TrainConfig(num_samples=16, k=2))
 
     def exact(weights):
-        logits = images @ weights
-        margins = logits[jnp.arange(2), labels] - logits[jnp.arange(2), 1 - labels]
-        return -jax.scipy.stats.norm.cdf(margins / (sigma * 2**0.5)).mean()
+        return _smoothed_metrics(np.asarray(images) @ weights.reshape(2, 3), [2, 1], sigma)[index]
 
-    objective = objectives.accuracy(sigma, 16)
+    flat = np.asarray(weights, np.float64).ravel()
+    truth = [(exact(flat + axis) - exact(flat - axis)) / 2e-4 for axis in np.eye(6) * 1e-4]
 
     def estimated(key):
         return jax.grad(lambda w: objective(key, images @ w, labels))(weights)
 
-    draws = np.asarray(jax.jit(jax.vmap(estimated))(jax.random.split(jax.random.key(3), 20_000)), np.float64)
-    z = (draws.mean(0) - np.asarray(jax.grad(exact)(weights))) / (draws.std(0) / len(draws) ** 0.5)
-    assert np.abs(z).max() < 4
+    keys = jax.random.split(jax.random.key(3), 20_000 if names[1] == "es" else 2)
+    draws = np.asarray(jax.jit(jax.vmap(estimated))(keys), np.float64).reshape(len(keys), 6)
+    error = np.maximum(draws.std(0) / len(draws) ** 0.5, 1e-6)
+    assert np.abs((draws.mean(0) - truth) / error).max() < 4
 
 
 def test_a_network_and_a_block_of_ones_own_train_in_a_few_lines():

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -38,15 +39,19 @@ def test_train_ends_with_accuracy_pictures_and_checkpoint(npz, tmp_path, capsys)
     assert not list(tmp_path.rglob("*.part"))
 
 
+NAMES = get_args(config.Contender)
+
+
 def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, capsys):
     out = tmp_path / "compared"
-    arguments = [*_small(npz), "--seeds", "2", "--objectives", "accuracy", "cross-entropy"]
+    arguments = [*_small(npz), "--seeds", "2", "--k", "1", "--objectives", *NAMES]
     assert cli.main(["compare", *arguments, "--out", str(out)]) == 0
-    assert "cross-entropy" in capsys.readouterr().out
     table = (out / "table.md").read_text()
-    assert table.count("\n| ") == 3 and "0% random labels" in table
+    printed = capsys.readouterr().out
+    assert all(f"\n| {name} | " in printed and f"\n| {name} | " in table for name in NAMES)
+    assert table.count("\n| ") == 1 + len(NAMES) and "0% random labels" in table
     epochs = json.loads((out / "results.json").read_text())["epochs"]
-    assert [[len(seed) for seed in seeds] for seeds in epochs.values()] == [[2, 2], [2, 2]]
+    assert [[len(seed) for seed in seeds] for seeds in epochs.values()] == [[2, 2]] * len(NAMES)
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -78,6 +83,9 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --num-samples 5", "num_samples=5 is odd.*use 6"),
         ("train --label-noise 1.5", r"label_noise=1.5 must be in \[0, 1\]"),
         ("train --epochs 0", "epochs=0 must be"),
+        ("train --objective macro-f1 --estimator exact", "macro-f1 .* has no closed form; use es"),
+        ("train --k 0", "k=0 must be a whole number >= 1"),
+        ("train --objective top-k --k 3 --data {npz}", "k=3 is more than the 2 classes"),
         ("train --learning-rate inf", "learning_rate=inf must be"),
         ("train --seed -1", "seed=-1 must be"),
         ("train --checkpoint-every 0", "checkpoint_every=0 must be"),

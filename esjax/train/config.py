@@ -5,9 +5,12 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, TypeGuard, get_args
+from typing import Literal, TypeGuard, cast, get_args
 
-Objective = Literal["accuracy", "cross-entropy"]
+Objective = Literal["accuracy", "top-k", "macro-f1", "cross-entropy"]
+Estimator = Literal["es", "exact"]
+Contender = Literal["accuracy", "accuracy:exact", "top-k", "top-k:exact", "macro-f1", "cross-entropy"]
+"""An objective to compare with others, and its estimator where that is not es."""
 Network = Literal["mlp", "cnn"]
 
 
@@ -28,7 +31,9 @@ class Options:
     sigma: float | None = None
     """Scale of the perturbations in units of the logits, > 0. None: from the initial logits."""
     num_samples: int = 64
-    """Perturbations of each example in each step; even, at least 4."""
+    """Evaluations of the block for each example in each step, by es; even, at least 4."""
+    k: int = 2
+    """The objective top-k counts a label among the k largest logits as right, k at least 1."""
     epochs: int = 100
     """Passes over the training set, at least 1."""
     batch_size: int = 128
@@ -47,6 +52,7 @@ class Options:
                 f"num_samples={self.num_samples} is odd, and perturbations are drawn in pairs (ε, −ε); "
                 f"use {self.num_samples + 1}"
             )
+        _require_at_least("k", self.k, 1)
         _require_at_least("epochs", self.epochs, 1)
         _require_at_least("batch_size", self.batch_size, 1)
         _require_positive("learning_rate", self.learning_rate)
@@ -57,7 +63,10 @@ class TrainConfig(Options):
     """One training run: a network, what it is trained for, and the seed of everything random."""
 
     objective: Objective = "accuracy"
-    """accuracy (its gradient by evolution strategies) or cross-entropy."""
+    """accuracy, top-k accuracy or macro-f1, smoothed; or cross-entropy."""
+    estimator: Estimator = "es"
+    """How a smoothed objective gets its gradient: by evolution strategies (es), or in closed form (exact),
+    which macro-f1 has not. cross-entropy has its own."""
     seed: int = 0
     """Of the initial weights, the label noise, the batches and the perturbations, >= 0."""
     checkpoint_every: int = 5
@@ -66,6 +75,11 @@ class TrainConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_one_of("objective", self.objective, get_args(Objective))
+        _require_one_of("estimator", self.estimator, get_args(Estimator))
+        if (self.objective, self.estimator) == ("macro-f1", "exact"):
+            raise ValueError(
+                "estimator='exact': macro-f1 couples the examples of a batch, and has no closed form; use es"
+            )
         _require_at_least("seed", self.seed, 0)
         _require_at_least("checkpoint_every", self.checkpoint_every, 1)
 
@@ -74,23 +88,29 @@ class TrainConfig(Options):
 class CompareConfig(Options):
     """Several objectives on the same data, initial weights and batches."""
 
-    objectives: tuple[Objective, ...] = ("accuracy", "cross-entropy")
-    """What to compare, each once."""
+    objectives: tuple[Contender, ...] = ("accuracy", "cross-entropy")
+    """What to compare, each once; accuracy:exact is accuracy with --estimator exact."""
     seeds: int = 3
     """Runs of each objective, with seeds 0, 1, ...; at least 2, for a standard error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for objective in self.objectives:
-            _require_one_of("objectives", objective, get_args(Objective))
+            _require_one_of("objectives", objective, get_args(Contender))
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives={self.objectives} must be at least one, and each only once")
         _require_at_least("seeds", self.seeds, 2)
 
-    def of_run(self, objective: Objective, seed: int) -> TrainConfig:
+    def of_run(self, contender: Contender, seed: int) -> TrainConfig:
         """Returns the options of one of the compared runs."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
-        return TrainConfig(**shared, objective=objective, seed=seed)
+        objective, _, estimator = contender.partition(":")
+        return TrainConfig(
+            **shared,
+            objective=cast(Objective, objective),
+            estimator=cast(Estimator, estimator or "es"),
+            seed=seed,
+        )
 
 
 def from_json(values: object, where: Path) -> TrainConfig:

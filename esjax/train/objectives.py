@@ -1,12 +1,14 @@
 """Objectives: what a network is trained for, as a loss of a batch of logits."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import optax
 
 import esjax
+from esjax.train.config import Options
 
 Array = jax.Array
 Objective = Callable[[Any, Array, Array], Array]
@@ -47,6 +49,9 @@ def per_example(smoothed: Callable[..., Array]) -> Objective:
     return objective
 
 
+# --- sampled -----------------------------------------------------------------------------------------
+
+
 def accuracy(sigma: float | Array, num_samples: int) -> Objective:
     """Makes the objective −(smoothed accuracy), its gradient by evolution strategies.
 
@@ -57,17 +62,78 @@ def accuracy(sigma: float | Array, num_samples: int) -> Objective:
     Raises:
         ValueError: by `esjax.smooth`, for σ or N out of range.
     """
-    smoothed = esjax.smooth(
-        esjax.blocks.accuracy,
-        sigma=sigma,
-        num_samples=num_samples,
-        sampler=esjax.samplers.antithetic,
-    )
-    return per_example(smoothed)
+    return _sampled(esjax.blocks.accuracy, sigma, num_samples)
 
+
+def top_k(sigma: float | Array, num_samples: int, k: int) -> Objective:
+    """Makes the objective −(smoothed top-k accuracy), k ≤ K, by evolution strategies; see `accuracy`."""
+    return _sampled(partial(esjax.blocks.top_k_accuracy, k=k), sigma, num_samples)
+
+
+def _sampled(block: Callable[..., Array], sigma: float | Array, num_samples: int) -> Objective:
+    antithetic = esjax.samplers.antithetic
+    return per_example(esjax.smooth(block, sigma=sigma, num_samples=num_samples, sampler=antithetic))
+
+
+def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
+    """Makes the objective −(smoothed macro-F1 of the batch), its gradient by single changes of decisions.
+
+    Args:
+        sigma: σ > 0, in units of the logits.
+        num_samples: N, evaluations of F1 per example and step. All single changes of one sample take
+            K − 1 per example, and one sample is drawn at least.
+
+    Raises:
+        ValueError: by `esjax.smooth_decisions`, for σ out of range.
+    """
+
+    def objective(key: Any, logits: Array, labels: Array) -> Array:
+        num_classes = logits.shape[-1]
+        smoothed = esjax.smooth_decisions(
+            partial(esjax.blocks.f1, num_classes=num_classes),
+            decision=esjax.decisions.argmax,
+            sigma=sigma,
+            num_samples=max(num_samples // (num_classes - 1), 1),
+            estimator=esjax.decisions.local_expectation,
+        )
+        return -smoothed(key, logits, labels)
+
+    return objective
+
+
+# --- in closed form ----------------------------------------------------------------------------------
+
+
+def exact_accuracy(sigma: float | Array) -> Objective:
+    """Makes the objective −(smoothed accuracy) in closed form; σ > 0 in units of the logits."""
+
+    def objective(key: Any, logits: Array, labels: Array) -> Array:
+        del key
+        return -esjax.exact.accuracy(logits, labels, sigma).mean()
+
+    return objective
+
+
+def exact_top_k(sigma: float | Array, k: int) -> Objective:
+    """Makes the objective −(smoothed top-k accuracy) in closed form; σ > 0 in units of the logits."""
+
+    def objective(key: Any, logits: Array, labels: Array) -> Array:
+        del key
+        return -esjax.exact.top_k_accuracy(logits, labels, k, sigma).mean()
+
+    return objective
+
+
+# --- by name -----------------------------------------------------------------------------------------
 
 PLAIN: dict[str, Objective] = {"cross-entropy": cross_entropy}
 """Objectives with a gradient of their own, by the names that the command line knows."""
 
-SMOOTHED: dict[str, Callable[[float | Array, int], Objective]] = {"accuracy": accuracy}
-"""Makers of smoothed objectives, `(sigma, num_samples) -> objective`, by name."""
+SMOOTHED: dict[tuple[str, str], Callable[[float, Options], Objective]] = {
+    ("accuracy", "es"): lambda sigma, options: accuracy(sigma, options.num_samples),
+    ("accuracy", "exact"): lambda sigma, options: exact_accuracy(sigma),
+    ("top-k", "es"): lambda sigma, options: top_k(sigma, options.num_samples, options.k),
+    ("top-k", "exact"): lambda sigma, options: exact_top_k(sigma, options.k),
+    ("macro-f1", "es"): lambda sigma, options: macro_f1(sigma, options.num_samples),
+}
+"""Makers of smoothed objectives, `(sigma, options) -> objective`, by the names of objective and estimator."""

@@ -90,12 +90,14 @@ def _choose_objective(
     """Returns the objective, and the options with the σ that it uses."""
     if config.objective in objectives.PLAIN:
         return config, objectives.PLAIN[config.objective]
+    if config.objective == "top-k" and config.k > data.num_classes:
+        raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     sigma = config.sigma
     if sigma is None:
         logits = models.logits_of(network, data.train_images[:_SPREAD_EXAMPLES])
         sigma = float(esjax.sigma.from_logits(logits))
     config = dataclasses.replace(config, sigma=sigma)
-    return config, objectives.SMOOTHED[config.objective](sigma, config.num_samples)
+    return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
 
 
 def _optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
