@@ -37,7 +37,7 @@ class Law(NamedTuple):
         decisions: `outcome -> decisions`, an integer array: what the block sees.
         log_prob: `decisions -> log p(decisions | x, σ)` ().
         probs: `outcome -> (C, A − 1)`, chances of a coordinate's alternatives 1 to A − 1, given the others.
-        log_likelihoods: `outcome -> (C,)`, log density of each coordinate's own draw, up to a constant.
+        log_likelihood: `outcome -> ()`, log density of what was drawn, up to a constant.
         flip: `(outcome, coordinate (), steps ()) -> decisions` with that coordinate alone moved on.
         outcomes: `() -> decisions` of all outcomes (num_outcomes, ...), a NumPy array.
     """
@@ -49,7 +49,7 @@ class Law(NamedTuple):
     decisions: Callable[[Outcome], Array]
     log_prob: Callable[[Array], Array]
     probs: Callable[[Outcome], Array]
-    log_likelihoods: Callable[[Outcome], Array]
+    log_likelihood: Callable[[Outcome], Array]
     flip: Callable[[Outcome, Array, Array], Array]
     outcomes: Callable[[], np.ndarray]
 
@@ -67,8 +67,8 @@ def categorical(probs: Array) -> Law:
     def draw(key: Any) -> Array:
         return jax.random.categorical(key, jax.lax.stop_gradient(log_table)).astype(jnp.int32).reshape(shape)
 
-    def log_likelihoods(decisions: Array) -> Array:
-        return jnp.take_along_axis(log_table, decisions.reshape(count, 1), 1)[:, 0]
+    def log_prob(decisions: Array) -> Array:
+        return jnp.take_along_axis(log_table, decisions.reshape(count, 1), 1).sum()
 
     def other_probs(decisions: Array) -> Array:
         others = (decisions.reshape(count, 1) + jnp.arange(1, size, dtype=jnp.int32)[None]) % size
@@ -88,9 +88,9 @@ def categorical(probs: Array) -> Law:
         num_outcomes=size**count,
         draw=draw,
         decisions=lambda decisions: decisions,
-        log_prob=lambda decisions: log_likelihoods(decisions).sum(),
+        log_prob=log_prob,
         probs=other_probs,
-        log_likelihoods=log_likelihoods,
+        log_likelihood=log_prob,
         flip=flip,
         outcomes=outcomes,
     )
@@ -128,9 +128,9 @@ def plackett_luce(x: Array, sigma: Array) -> Law:
         s = jnp.take_along_axis(scores / scale, order.reshape(count, size), 1)
         return (s - jax.lax.cumlogsumexp(s, axis=1, reverse=True)).sum()
 
-    def log_likelihoods(outcome: tuple[Array, Array]) -> Array:
+    def log_likelihood(outcome: tuple[Array, Array]) -> Array:
         gap = (outcome[0] - scores) / scale
-        return (-gap - jnp.exp(-gap - np.euler_gamma) - jnp.log(scale)).reshape(-1)
+        return (-gap - jnp.exp(-gap - np.euler_gamma) - jnp.log(scale)).sum()
 
     def probs(outcome: tuple[Array, Array]) -> Array:
         return jax.vmap(_place_probs)(scores, scale[:, 0], *outcome).reshape(count * size, size - 1)
@@ -158,7 +158,7 @@ def plackett_luce(x: Array, sigma: Array) -> Law:
         decisions=lambda outcome: outcome[1].reshape(shape),
         log_prob=log_prob,
         probs=probs,
-        log_likelihoods=log_likelihoods,
+        log_likelihood=log_likelihood,
         flip=flip,
         outcomes=outcomes,
     )

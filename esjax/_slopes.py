@@ -9,30 +9,24 @@ Array = jax.Array
 
 
 @jax.custom_jvp
-def with_slopes(value: Array, probs: Array, differences: Array, log_all: Array, log_others: Array) -> Array:
+def with_slopes(value: Array, probs: Array, differences: Array, log_likelihood: Array) -> Array:
     """Returns `value` (m,), with the derivative of Σ_i Σ_a p_i(a) f_i(a) in the probabilities.
-
-    The two log-likelihoods matter from the second order on, where derivatives are those of expectations under
-    them; a box is 1 in value (Foerster et al. 2018).
 
     Args:
         value: f(d), (m,).
         probs: p_i(a), (c, a).
         differences: f_i(a) − f(d), (c, a, m).
-        log_all: log-likelihood of what f(d) was drawn from, ().
-        log_others: of what the f_i(a) were drawn given, (c,).
+        log_likelihood: of what d was drawn from, (). First derivatives do not see it; those of them are
+            of expectations under it, by a box that is 1 in value (Foerster et al. 2018).
     """
-    del probs, differences, log_all, log_others
+    del probs, differences, log_likelihood
     return value
 
 
 @with_slopes.defjvp
 def _with_slopes_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    _, _, differences, log_all, log_others = primals
+    _, _, differences, log_likelihood = primals
     value_dot, probs_dot, *_ = tangents
-    moved = jnp.einsum("i,ia,iam->m", _box(log_others), probs_dot, differences)
-    return with_slopes(*primals), _box(log_all) * value_dot + moved
-
-
-def _box(log_likelihood: Array) -> Array:
-    return jnp.exp(log_likelihood - jax.lax.stop_gradient(log_likelihood))
+    box = jnp.exp(log_likelihood - jax.lax.stop_gradient(log_likelihood))
+    moved = jnp.einsum("ia,iam->m", probs_dot, differences)
+    return with_slopes(*primals), box * (value_dot + moved)

@@ -125,9 +125,9 @@ def local_expectation(
             f"num_samples={count} and {chosen_count} decisions with {changes} other alternatives make more "
             "than 2^31 evaluations; use the option coordinates of local_expectation, or estimator=score"
         )
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count, dtype=jnp.int32))
-    outcomes = jax.vmap(law.draw)(keys)
-    chosen = jax.vmap(partial(_choose, chosen_count, law.num_coordinates))(keys)
+    draw_keys, choice_keys = (jax.random.split(each, count) for each in jax.random.split(key))
+    outcomes = jax.vmap(law.draw)(draw_keys)
+    chosen = jax.vmap(partial(_choose, chosen_count, law.num_coordinates))(choice_keys)
     values = _mapping.over(lambda outcome: block(law.decisions(outcome)), chunk_size, outcomes)
 
     def change(number: Array) -> Array:
@@ -141,12 +141,10 @@ def local_expectation(
     changed = changed.reshape(count, chosen_count, changes, -1)
 
     def of_sample(outcome: Any, chosen: Array, value: Array, changed: Array) -> Array:
-        probs, likelihoods = law.probs(outcome)[chosen], law.log_likelihoods(outcome)
+        probs = law.probs(outcome)[chosen] * (law.num_coordinates / chosen_count)
         differences = changed - value[None, None]  # Σ_a ∇p(a) = 0: the one drawn need not be evaluated
         differences = jnp.where(probs[..., None] > 0, differences, 0)  # a masked one may be NaN
-        scale = law.num_coordinates / chosen_count
-        total = likelihoods.sum()
-        return with_slopes(value, probs * scale, differences, total, total - likelihoods[chosen])
+        return with_slopes(value, probs, differences, law.log_likelihood(outcome))
 
     return jax.vmap(of_sample)(outcomes, chosen, values, changed).mean(0)
 
@@ -201,7 +199,7 @@ def _choose(count: int, num_coordinates: int, key: Any) -> Array:
     everyone = jnp.arange(num_coordinates, dtype=jnp.int32)
     if count == num_coordinates:
         return everyone
-    return jax.random.permutation(jax.random.fold_in(key, 1), everyone)[:count]
+    return jax.random.permutation(key, everyone)[:count]
 
 
 # --- smoothing ---------------------------------------------------------------------------------------
