@@ -20,7 +20,7 @@ def with_control(
     control: Control,
     num_samples: int,
 ) -> Callable[..., Any]:
-    """Returns `(key, x, *args, sigma) -> (value, info)` of `fun` with the control variate.
+    """Returns `(informed, key, x, *args, sigma) -> (value, None)` of `fun` with the control variate.
 
         F ≈ Σ_h (N_h/N) (mean_h f − β_h (mean_h c − C(x, σ))),   β_h = cov(f, c) / var(c) in the other half
 
@@ -28,7 +28,7 @@ def with_control(
     held constant, so the gradient is that of F in expectation, whatever β.
 
     Args:
-        smooth: `(fun, num_samples) -> smoothed`, with every other option chosen; its `with_info` is used.
+        smooth: `(fun, num_samples) -> smoothed`, with every other option chosen.
         fun: the block.
         control: `(c, c_mean)`.
         num_samples: N of both halves together.
@@ -36,7 +36,8 @@ def with_control(
     c, c_mean = control
     sizes = num_samples - num_samples // 2, num_samples // 2
 
-    def smoothed(key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, Any]:
+    def smoothed(informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, None]:
+        del informed
         known = c_mean(x, sigma, *args)
         centre = jax.lax.stop_gradient(known)
 
@@ -49,17 +50,15 @@ def with_control(
             return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
 
         keys = jax.random.split(key)
-        halves = [
-            smooth(moments, size).with_info(k, x, *args, sigma=sigma)
-            for size, k in zip(sizes, keys, strict=True)
-        ]
-        (first, second), infos = zip(*halves, strict=True)
+        first, second = (
+            smooth(moments, size)(k, x, *args, sigma=sigma) for size, k in zip(sizes, keys, strict=True)
+        )
         moved = jax.tree.map(jnp.subtract, known, centre)  # 0, with the derivative of the known mean
         parts = [
             _controlled(own, other, moved, size / num_samples)
             for own, other, size in ((first, second, sizes[0]), (second, first, sizes[1]))
         ]
-        return jax.tree.map(jnp.add, *parts), jax.tree.map(jnp.add, *infos)
+        return jax.tree.map(jnp.add, *parts), None
 
     return smoothed
 

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from esjax import _sampling, _sums
+from esjax import _sampling, _statistics, _sums
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Gradients, Values, Wanted
 from esjax._surrogate import surrogate
+from esjax.diagnostics import Report
 
 Array = jax.Array
 
@@ -26,8 +27,11 @@ Array = jax.Array
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Array]:
-    """Returns the mean (num_values,) of the block's values over the samples kept, and their number ()."""
+def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report | None]:
+    """Returns the mean (num_values,) of the block's values over the samples kept, and a report if wanted."""
+    if problem.informed:
+        value, saved = _sums.value_and_values(problem, key, inputs)
+        return value, _statistics.report(problem, key, inputs, saved)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
@@ -38,7 +42,7 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Array]:
 
     carry = jnp.zeros(problem.num_values, problem.dtype), jnp.zeros((), problem.dtype)
     (total, num_kept), _ = _sampling.fold(problem, step, carry)
-    return total / num_kept, num_kept
+    return total / num_kept, None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -73,17 +77,16 @@ class _Static:
     value: Any
 
 
-def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Array], Any]:
+def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Report | None], Any]:
     wanted = tuple(leaf.perturbed for leaf in inputs)
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
     value, saved = value_and_saved(problem, wanted, key, inputs)
-    one_pass = _sums.one_pass(problem)
-    num_kept = jnp.asarray(problem.num_samples, problem.dtype) if one_pass else saved.kept.sum()
-    return (value, num_kept), (_Static(wanted), key, inputs, saved)
+    report = _statistics.report(problem, key, inputs, saved) if problem.informed else None
+    return (value, report), (_Static(wanted), key, inputs, saved)
 
 
 def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[None, Gradients]:
-    """Ignores the cotangent of the number of samples kept, which is a constant."""
+    """Ignores the cotangents of the report, which is a constant."""
     wanted, key, inputs, saved = residuals
     cotangent = cotangents[0]
     if isinstance(cotangent, SymbolicZero):

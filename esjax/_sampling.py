@@ -31,6 +31,7 @@ class Problem(NamedTuple):
         num_samples: N.
         evaluated_at_once: samples in one call of the vmapped `fun`.
         drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
+        informed: whether a report on the gradient is wanted, for which all values are kept.
         dim: length of x.
         num_values: length of the values.
         dtype: dtype of x, ε, the values and every sum.
@@ -44,6 +45,7 @@ class Problem(NamedTuple):
     num_samples: int
     evaluated_at_once: int
     drawn_at_once: int
+    informed: bool
     dim: int
     num_values: int
     dtype: Any

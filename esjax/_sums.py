@@ -33,7 +33,8 @@ class Values(NamedTuple):
 
 def one_pass(problem: Problem) -> bool:
     """Whether the gradients can be summed while f is evaluated."""
-    return problem.num_values == 1 and problem.discard is None and problem.baseline.transform is None
+    affine = problem.discard is None and problem.baseline.transform is None
+    return problem.num_values == 1 and affine and not problem.informed
 
 
 # --- one value: one pass -----------------------------------------------------------------------------
@@ -107,7 +108,20 @@ def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array,
     kept = keep(problem, inputs, values)
     values = jnp.where(kept[:, None] > 0, values, 0)
     at_input = _sampling.value_at_input(problem, inputs)
-    return values.sum(0) / kept.sum(), Values(values, kept, at_input)
+    saved = Values(values, kept, at_input)
+    return mean(saved), saved
+
+
+def mean(saved: Values) -> Array:
+    """Returns the mean (num_values,) over the samples kept."""
+    return saved.values.sum(0) / saved.kept.sum()
+
+
+def block_at_input(problem: Problem, inputs: Inputs, saved: Values) -> Array:
+    """Returns f(x) (num_values,), evaluating it only where the baseline did not."""
+    share = problem.baseline.at_input
+    x, _, *args = inputs
+    return problem.fun(x, tuple(args)) if share == 0 else saved.at_input / share
 
 
 def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:

@@ -15,18 +15,9 @@ import jax.numpy as jnp
 from esjax import _control, _estimator, _flatten, _mapping, baselines, noise, samplers
 from esjax._check import check_count, check_key, check_sigma
 from esjax._sampling import Problem
+from esjax.diagnostics import Report
 
 Array = jax.Array
-
-
-class Info(NamedTuple):
-    """What a call of a smoothed function knows beside its value.
-
-    Attributes:
-        num_discarded: () int32, samples that `discard` left out.
-    """
-
-    num_discarded: Array
 
 
 def smooth(
@@ -75,7 +66,9 @@ def smooth(
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.
         `key` is a JAX PRNG key, consumed by the call. `sigma` replaces σ for this call; it may be
         traced, and is differentiated where asked. Gradients in args are pathwise: E[∂fun/∂args].
-        `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, Info)`, for `has_aux=True`.
+        `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, report)`, for `has_aux=True`: an
+        `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
+        and keeps N values; with a control variate there is none.
         Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
         `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
 
@@ -104,21 +97,28 @@ def smooth(
 class Smoothed:
     """A smoothed function: `smoothed(key, x, *args, sigma=None)`; see `smooth`."""
 
-    def __init__(self, estimate: Callable[..., tuple[Any, Info]], sigma: Any) -> None:
+    def __init__(self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any) -> None:
         self._estimate = estimate
         self._sigma = sigma
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
-        return self.with_info(key, x, *args, sigma=sigma)[0]
+        return self._call(False, key, x, *args, sigma=sigma)[0]
 
-    def with_info(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Info]:
-        """Returns the smoothed value, and what else is known of the samples behind it."""
+    def with_info(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Report]:
+        """Returns the smoothed value, and a report on the gradient in x that its samples give."""
+        value, report = self._call(True, key, x, *args, sigma=sigma)
+        if report is None:
+            raise ValueError("with_info has no report on a control variate; leave control out to diagnose")
+        return value, report
+
+    def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, Report | None]:
         check_key(key)
         if sigma is not None:
             check_sigma(sigma)
         try:
-            return self._estimate(key, x, *args, sigma=self._sigma if sigma is None else sigma)
+            sigma = self._sigma if sigma is None else sigma
+            return self._estimate(informed, key, x, *args, sigma=sigma)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -138,8 +138,8 @@ class _Options(NamedTuple):
 
 
 def _estimate(
-    fun: Callable[..., Any], options: _Options, key: Any, x: Any, *args: Any, sigma: Any
-) -> tuple[Any, Info]:
+    fun: Callable[..., Any], options: _Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+) -> tuple[Any, Report | None]:
     """Estimates on vectors what `smooth` promises for pytrees."""
     _flatten.check_arrays(x, "x", "pass arrays")
     x = jax.tree.map(jnp.asarray, x)
@@ -160,14 +160,14 @@ def _estimate(
         num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
+        informed=informed,
         dim=dim,
         num_values=block.num_values,
         dtype=dtype,
     )
     vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(scales, x, dtype)
-    value, num_kept = _estimator.estimate(problem, key, (*vectors, *block.args))
-    num_discarded = options.num_samples - jax.lax.stop_gradient(num_kept).astype(jnp.int32)
-    return block.unflatten_values(value), Info(num_discarded)
+    value, report = _estimator.estimate(problem, key, (*vectors, *block.args))
+    return block.unflatten_values(value), jax.lax.stop_gradient(report)
 
 
 class _Block:

@@ -1,0 +1,217 @@
+"""Whether a gradient is signal or noise: what the samples behind it say about themselves.
+
+report = esjax.diagnostics.diagnose(smoothed, key, x, *args)      # a table, by print(report)
+value, report = smoothed.with_info(key, x, *args)                 # in training, by has_aux=True
+"""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+class Report(NamedTuple):
+    """What N samples say about the gradient in x that they gave, all () float32 or float64.
+
+    The gradient is that of all of the block's values: the Jacobian, with norms over all of its entries.
+    Errors are those between groups of samples (of a sampler's `Groups`), and NaN where there is one group.
+
+    Attributes:
+        num_samples: N.
+        num_discarded: samples that `discard` left out.
+        share_changed: share of the samples kept whose value is not f(x): if 0, there is no gradient.
+        effective_samples: (Σ |w_n|)² / Σ w_n², w_n = f_n − b_n: how many samples carry the gradient.
+        bias: ‖F̂ − f(x)‖, what smoothing changes in the value.
+        value_error: standard error of the value F̂, Euclidean over several values.
+        gradient_norm: ‖ĝ‖, noise and all.
+        gradient_error: standard error of ĝ, √(E‖ĝ − ∇F‖²).
+    """
+
+    num_samples: Array
+    num_discarded: Array
+    share_changed: Array
+    effective_samples: Array
+    bias: Array
+    value_error: Array
+    gradient_norm: Array
+    gradient_error: Array
+
+    @property
+    def signal(self) -> Array:
+        """‖∇F‖, estimated as √(‖ĝ‖² − error²), since E‖ĝ‖² = ‖∇F‖² + error²."""
+        return jnp.sqrt(jnp.maximum(self.gradient_norm**2 - self.gradient_error**2, 0))
+
+    @property
+    def signal_to_noise(self) -> Array:
+        """‖∇F‖ / error: 1 where half of ‖ĝ‖² is noise."""
+        return self.signal / self.gradient_error
+
+    @property
+    def cosine(self) -> Array:
+        """Cosine between the gradients of two halves of the samples, averaged over halves.
+
+        ⟨g₁, g₂⟩ / (‖g₁‖ ‖g₂‖) = ‖∇F‖² / (‖∇F‖² + 2 error²): each half has √2 of the error.
+        """
+        return self.signal**2 / (self.signal**2 + 2 * self.gradient_error**2)
+
+    def num_samples_for(self, signal_to_noise: float) -> Array:
+        """Returns the N for a wanted signal-to-noise: errors fall with 1/√N. It is inf without a signal.
+
+        Raises:
+            ValueError: `signal_to_noise` is not a finite number > 0.
+        """
+        if not 0 < signal_to_noise < math.inf:
+            raise ValueError(
+                f"signal_to_noise={signal_to_noise} must be a finite number > 0; 1 is a good one"
+            )
+        kept = self.num_samples - self.num_discarded
+        return jnp.ceil(kept * (signal_to_noise / self.signal_to_noise) ** 2)
+
+    def __str__(self) -> str:
+        """A table of the report of one gradient; `combined` makes one of many."""
+        if jnp.ndim(self.num_samples):
+            return (
+                f"{type(self).__name__} of {jnp.shape(self.num_samples)} gradients; see diagnostics.combined"
+            )
+        lines = [
+            ("samples", f"{self.num_samples:.0f}, {self.num_discarded:.0f} discarded"),
+            ("samples whose value changed", f"{self.share_changed:.1%}"),
+            ("samples that carry the gradient", f"{self.effective_samples:.1f}"),
+            ("smoothing bias |F - f(x)|", f"{self.bias:.3g} ± {self.value_error:.2g}"),
+            ("gradient norm", f"{self.gradient_norm:.3g}, standard error {self.gradient_error:.3g}"),
+            ("signal-to-noise", f"{self.signal_to_noise:.3g}"),
+            ("cosine between halves", f"{self.cosine:.3g}"),
+            ("samples for signal-to-noise 1", f"{self.num_samples_for(1.0):.0f}"),
+        ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> Report:
+    """Returns what the samples of one call say about its gradient in x.
+
+    It takes the evaluations of one call and one more, f(x); it works inside `jit` and `vmap`.
+
+    Args:
+        smoothed: from `esjax.smooth`.
+        key: a PRNG key; with the same one, a call has the same samples.
+        x: as for the call.
+        *args: as for the call.
+        sigma: σ in place of that of `smoothed`.
+
+    Raises:
+        ValueError: as the call; or `smoothed` is not from `esjax.smooth`, or has a control variate.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, esjax
+        >>> step = esjax.smooth(lambda x: jnp.where(x > 0, 1.0, 0.0), sigma=0.5, num_samples=256)
+        >>> report = esjax.diagnostics.diagnose(step, jax.random.key(0), 0.1)
+        >>> bool(report.signal_to_noise > 5), bool(report.num_samples_for(1.0) < 20)
+        (True, True)
+    """
+    if not hasattr(smoothed, "with_info"):
+        raise ValueError(f"smoothed={smoothed!r} has no samples to report on; pass what esjax.smooth returns")
+    return smoothed.with_info(key, x, *args, sigma=sigma)[1]
+
+
+def combined(reports: Report, axis: int | None = None) -> Report:
+    """Makes one report of those of independent gradients, such as one for each example of a batch.
+
+    Together they are one long gradient: squares of norms and errors add, numbers of samples too; shares and
+    effective samples are those of all samples.
+
+    Args:
+        reports: a report whose arrays have axes, as `jax.vmap` of `with_info` gives.
+        axis: which axis goes. None: all.
+
+    Raises:
+        ValueError: the arrays have no axes.
+    """
+    if jnp.ndim(reports.num_samples) == 0:
+        raise ValueError("reports is the report of one gradient already; combine those of jax.vmap")
+    kept = reports.num_samples - reports.num_discarded
+
+    def root_of_sum(array: Array) -> Array:
+        return jnp.sqrt((array**2).sum(axis))
+
+    return Report(
+        num_samples=reports.num_samples.sum(axis),
+        num_discarded=reports.num_discarded.sum(axis),
+        share_changed=(reports.share_changed * kept).sum(axis) / kept.sum(axis),
+        effective_samples=reports.effective_samples.sum(axis),
+        bias=root_of_sum(reports.bias),
+        value_error=root_of_sum(reports.value_error),
+        gradient_norm=root_of_sum(reports.gradient_norm),
+        gradient_error=root_of_sum(reports.gradient_error),
+    )
+
+
+def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_calls: int = 5) -> float:
+    """Returns how many evaluations of the block a second has, for value and gradient in x, compiled.
+
+    Args:
+        smoothed: from `esjax.smooth`.
+        key: a PRNG key.
+        x: as for the call.
+        *args: as for the call.
+        num_calls: the median of so many calls is taken, after one that warms up.
+    """
+    num_samples = float(diagnose(smoothed, key, x, *args).num_samples)
+
+    def sums(x: Any, key: Any, *args: Any) -> Array:
+        leaves = jax.tree.leaves(smoothed(key, x, *args))
+        return jnp.stack([leaf.sum() for leaf in leaves]).sum()
+
+    call = jax.jit(jax.value_and_grad(sums))
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        jax.tree.map(lambda leaf: leaf.block_until_ready(), call(x, key, *args))
+        return time.perf_counter() - start
+
+    seconds()
+    return num_samples / float(np.median([seconds() for _ in range(num_calls)]))
+
+
+def plot(reports: Report, steps: Any = None) -> Any:
+    """Draws reports of many steps: is the gradient signal, and what are its samples doing?
+
+    Args:
+        reports: a report whose arrays are (T,), one for each step.
+        steps: (T,) numbers along the axis. None: 0, 1, ...
+
+    Returns:
+        A `matplotlib.figure.Figure`, to be shown or saved. matplotlib is not a dependency of the core.
+
+    Raises:
+        ValueError: the arrays are not (T,).
+    """
+    from matplotlib.figure import Figure
+
+    if jnp.ndim(reports.num_samples) != 1:
+        shape = jnp.shape(reports.num_samples)
+        raise ValueError(f"reports has arrays of shape {shape}; stack those of T steps to (T,)")
+    steps = np.arange(len(reports.num_samples)) if steps is None else np.asarray(steps)
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    (noise, gradient), (samples, value) = figure.subplots(2, 2, sharex=True)
+    noise.plot(steps, reports.signal_to_noise)
+    noise.axhline(1, color="gray", linestyle=":")
+    noise.set(ylabel="signal-to-noise of the gradient", yscale="log")
+    gradient.plot(steps, reports.gradient_norm, label="norm")
+    gradient.plot(steps, reports.gradient_error, label="standard error")
+    gradient.set(ylabel="gradient", yscale="log")
+    samples.plot(steps, reports.share_changed, label="value changed")
+    samples.plot(steps, reports.effective_samples / reports.num_samples, label="carry the gradient")
+    samples.set(ylabel="share of the samples", ylim=(0, 1), xlabel="step")
+    value.errorbar(steps, reports.bias, reports.value_error, elinewidth=0.6)
+    value.set(ylabel="smoothing bias |F - f(x)|", xlabel="step")
+    for axes in (gradient, samples):
+        axes.legend()
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    return figure

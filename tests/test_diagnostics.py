@@ -1,0 +1,220 @@
+"""Reports on gradients against what repeated gradients do, and against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esjax
+from esjax import diagnostics
+from esjax.benchmarks import problems
+
+NUM_REPEATS = 1000
+X = jnp.array([0.3, -0.8, 0.1, 1.2, -0.4])
+
+
+def _sorted(x):
+    return jnp.sort(x) @ jnp.arange(1.0, 6.0)
+
+
+def _several(x):
+    return jnp.where(x > 0, 1.0, 0.0), (x**2).sum()
+
+
+def _accuracy(x):
+    return esjax.blocks.accuracy(x, 1)
+
+
+PROBLEMS = {
+    "rank correlation": (problems.rank_correlation(10).fun, problems.rank_correlation(10).x),
+    "rounding": (problems.rounding(10).fun, problems.rounding(10).x),
+    "threshold count": (problems.threshold_count(10).fun, problems.threshold_count(10).x),
+    "sort": (_sorted, X),
+    "accuracy": (_accuracy, X),
+    "several values": (_several, X),
+}
+SAMPLERS = {
+    "iid": "leave_one_out",
+    "antithetic": "leave_one_out",
+    "orthogonal": "none",
+    "auto": "leave_one_out",
+}
+
+
+def _smooth(fun, num_samples=64, sampler="iid", baseline="leave_one_out", **options):
+    return esjax.smooth(
+        fun,
+        sigma=0.6,
+        num_samples=num_samples,
+        sampler=getattr(esjax.samplers, sampler),
+        baseline=getattr(esjax.baselines, baseline),
+        **options,
+    )
+
+
+def _repeats(smoothed, x, num_repeats=NUM_REPEATS):
+    """Values (repeats, m), gradients (repeats, m D), and the reports, from independent keys."""
+
+    def one(key):
+        value, report = smoothed.with_info(key, x)
+        gradient = jax.jacrev(lambda x: smoothed(key, x))(x)
+        values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)])
+        return values, jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient)]), report
+
+    keys = jax.random.split(jax.random.key(8), num_repeats)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.jit(jax.vmap(one))(keys))
+
+
+@pytest.mark.parametrize(("sampler", "baseline"), SAMPLERS.items())
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_predicted_errors_are_those_of_repeated_gradients(name, sampler, baseline):
+    fun, x = PROBLEMS[name]
+    values, gradients, reports = _repeats(_smooth(fun, 64, sampler, baseline), x)
+    for draws, predicted in ((values, reports.value_error), (gradients, reports.gradient_error)):
+        error = np.sqrt(draws.var(0, ddof=1).sum())
+        assert abs(np.sqrt((predicted**2).mean()) / error - 1) < 0.1
+    np.testing.assert_allclose(reports.gradient_norm, np.linalg.norm(gradients, axis=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_samples_it_asks_for_reach_the_wanted_signal_to_noise(name):
+    fun, x = PROBLEMS[name]
+    report = diagnostics.diagnose(_smooth(fun, 4096), jax.random.key(1), x)
+    needed = int(report.num_samples_for(2.0))
+    _, gradients, reports = _repeats(_smooth(fun, needed), x)
+    reached = np.linalg.norm(gradients.mean(0)) / np.sqrt(gradients.var(0, ddof=1).sum())
+    assert abs(reached / 2.0 - 1) < 0.2
+    signal = np.mean(reports.gradient_norm**2 - reports.gradient_error**2) ** 0.5  # unbiased before the root
+    np.testing.assert_allclose(signal, np.linalg.norm(gradients.mean(0)), rtol=0.05)
+
+
+def test_the_cosine_is_that_of_gradients_of_half_the_samples():
+    fun, x = PROBLEMS["sort"]
+    _, halves, _ = _repeats(_smooth(fun, 32), x, 4000)
+    unit = halves / np.linalg.norm(halves, axis=1, keepdims=True)
+    between = (unit[::2] * unit[1::2]).sum(1)
+    report = diagnostics.diagnose(_smooth(fun, 4096), jax.random.key(1), x)
+    error = report.gradient_error * (4096 / 64) ** 0.5  # of 64 samples, made of halves of 32
+    predicted = report._replace(gradient_error=error, gradient_norm=np.hypot(report.signal, error)).cosine
+    assert abs(float(predicted) - between.mean()) < 0.05
+
+
+def test_counts_by_hand():
+    """A step at 0.5 with x = 0: the samples above it are those whose value changed."""
+
+    def sampler(num_samples, dim, noise):
+        del num_samples, dim, noise
+        return esjax.samplers.Groups(1, lambda key, dtype: jnp.sign(jax.random.normal(key, (1, 1), dtype)))
+
+    smoothed = esjax.smooth(
+        lambda x: jnp.where(x > 0.5, 1.0, 0.0), sigma=1.0, num_samples=50, sampler=sampler
+    )
+    value, report = smoothed.with_info(jax.random.key(0), 0.0)
+    above = 50 * float(value)  # f_n = 1 for ε = 1, 0 for ε = −1
+    assert 0 < above < 50 and report.num_samples == 50 and report.num_discarded == 0
+    np.testing.assert_allclose(report.share_changed, value, rtol=1e-6)
+    np.testing.assert_allclose(report.bias, value, rtol=1e-6)
+    np.testing.assert_allclose(report.value_error, (value * (1 - value) / 49) ** 0.5, rtol=1e-5)
+    weights = np.array([1 - (above - 1) / 49] * int(above) + [-above / 49] * (50 - int(above)))
+    np.testing.assert_allclose(
+        report.effective_samples, abs(weights).sum() ** 2 / (weights**2).sum(), rtol=1e-4
+    )
+
+
+def test_discarded_samples_are_counted_and_left_out():
+    def fun(x):
+        return jnp.where(x[0] > 1, jnp.nan, x[1])
+
+    smoothed = _smooth(fun, 200, discard=jnp.isnan)
+    (value, report), gradient = jax.value_and_grad(smoothed.with_info, 1, has_aux=True)(
+        jax.random.key(0), jnp.zeros(2)
+    )
+    assert 0 < report.num_discarded < 50 and np.isfinite(value)
+    assert all(np.isfinite(leaf) for leaf in report)
+    np.testing.assert_allclose(report.gradient_norm, jnp.linalg.norm(gradient), rtol=1e-4)
+
+
+def test_value_and_gradient_are_those_of_a_call_without_report():
+    smoothed, key = _smooth(_sorted), jax.random.key(0)
+    with_report = jax.jit(jax.value_and_grad(smoothed.with_info, 1, has_aux=True))
+    (value, report), gradient = with_report(key, X)
+    plain_value, plain_gradient = jax.jit(jax.value_and_grad(smoothed, 1))(key, X)
+    np.testing.assert_allclose(value, plain_value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-4, atol=1e-6)
+    for found, eager in zip(report, diagnostics.diagnose(smoothed, key, X), strict=True):
+        np.testing.assert_allclose(found, eager, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("baseline", "more"), [("leave_one_out", 1), ("at_input", 1)])
+def test_a_report_takes_one_more_evaluation_at_most(baseline, more):
+    seen = []
+
+    def fun(x):
+        def python(x):
+            seen.append(x)
+            return np.float32((x > 0).sum())
+
+        return jax.pure_callback(python, jax.ShapeDtypeStruct((), jnp.float32), x, vmap_method="sequential")
+
+    jax.jit(jax.value_and_grad(_smooth(fun, 8, baseline=baseline).with_info, 1, has_aux=True))(
+        jax.random.key(0), X
+    )
+    assert len(seen) == 8 + more
+
+
+def test_combined_is_the_report_of_one_long_gradient():
+    smoothed, keys = _smooth(_sorted, 256), jax.random.split(jax.random.key(0), 6)
+    xs = jax.random.normal(jax.random.key(1), (6, 5))
+    reports = jax.vmap(lambda key, x: smoothed.with_info(key, x)[1])(keys, xs)
+    total = diagnostics.combined(reports)
+    gradients = jax.vmap(jax.grad(smoothed, 1))(keys, xs)
+    np.testing.assert_allclose(total.gradient_norm, jnp.linalg.norm(gradients.ravel()), rtol=1e-4)
+    np.testing.assert_allclose(total.gradient_error**2, (reports.gradient_error**2).sum(), rtol=1e-5)
+    assert total.num_samples == 6 * 256 and 0 < total.cosine < 1
+
+
+def test_a_report_prints_as_a_table_and_plots():
+    smoothed = _smooth(_sorted)
+    report = diagnostics.diagnose(smoothed, jax.random.key(0), X)
+    lines = str(report).splitlines()
+    assert len(lines) == 8 and lines[0].split() == ["samples", "64,", "0", "discarded"]
+    keys = jax.random.split(jax.random.key(0), 5)
+    reports = jax.vmap(lambda key: smoothed.with_info(key, X)[1])(keys)
+    assert "diagnostics.combined" in str(reports)
+    assert len(diagnostics.plot(reports, steps=range(0, 50, 10)).axes) == 4
+    assert diagnostics.evaluations_per_second(smoothed, keys[0], X) > 0
+
+
+def test_a_flat_block_has_no_signal_and_says_so():
+    report = diagnostics.diagnose(_smooth(lambda x: jnp.float32(2)), jax.random.key(0), X)
+    assert report.share_changed == 0 and report.gradient_norm == 0 and report.bias == 0
+    assert str(report)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: diagnostics.diagnose(jnp.sum, jax.random.key(0), X), "pass what esjax.smooth returns"),
+        (
+            lambda: diagnostics.diagnose(
+                _smooth(_sorted, control=(_sorted, lambda x, sigma: _sorted(x))), jax.random.key(0), X
+            ),
+            "control",
+        ),
+        (
+            lambda: diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X).num_samples_for(0),
+            "signal_to_noise=0 must be",
+        ),
+        (
+            lambda: diagnostics.combined(diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X)),
+            "report of one gradient already",
+        ),
+        (
+            lambda: diagnostics.plot(diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X)),
+            r"arrays of shape \(\)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
