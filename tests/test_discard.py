@@ -116,18 +116,16 @@ def test_one_sound_group_still_has_a_gradient():
     gradient = jax.grad(smoothed, 1)(jax.random.key(0), jnp.zeros(2), 0.0)
     assert np.isfinite(gradient).all()
     kept = jnp.array([0.0, 1.0, 0.0, 0.0])
+    unused = dict.fromkeys(Problem._fields)
     problem = Problem(
-        None,
-        None,
-        esjax.samplers.Groups(1, None),
-        esjax.baselines.leave_one_out,
-        jnp.isnan,
-        4,
-        4,
-        4,
-        2,
-        1,
-        None,
+        **unused
+        | {
+            "groups": esjax.samplers.Groups(1, None),
+            "baseline": esjax.baselines.leave_one_out,
+            "discard": jnp.isnan,
+            "num_samples": 4,
+            "num_values": 1,
+        }
     )
     saved = _sums.Values(jnp.array([[0.0], [3.0], [0.0], [0.0]]), kept, jnp.zeros(1))
     np.testing.assert_allclose(_sums.weights(problem, saved)[:, 0], [0, 3, 0, 0])
