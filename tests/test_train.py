@@ -126,12 +126,47 @@ def test_the_gradient_that_reaches_the_network_is_that_of_the_smoothed_metric(na
     truth = [(exact(flat + axis) - exact(flat - axis)) / 2e-4 for axis in np.eye(6) * 1e-4]
 
     def estimated(key):
-        return jax.grad(lambda w: objective(key, images @ w, labels))(weights)
+        return jax.grad(lambda w: objective(key, images @ w, labels)[0])(weights)
 
     keys = jax.random.split(jax.random.key(3), 20_000 if names[1] == "es" else 2)
     draws = np.asarray(jax.jit(jax.vmap(estimated))(keys), np.float64).reshape(len(keys), 6)
     error = np.maximum(draws.std(0) / len(draws) ** 0.5, 1e-6)
     assert np.abs((draws.mean(0) - truth) / error).max() < 4
+
+
+@pytest.mark.parametrize("estimator", ["es", "exact"])
+def test_signal_to_noise_is_logged_where_samples_made_the_gradient(npz, tmp_path, estimator):
+    result = _train(_options(npz, estimator=estimator, num_samples=32), tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run" / folder.LOG).read_text().splitlines()]
+    for epoch, line in zip(result.epochs, logged, strict=True):
+        assert line["signal_to_noise"] == epoch.signal_to_noise
+        assert (epoch.signal_to_noise is None) == (estimator == "exact")
+        assert epoch.signal_to_noise is None or 0 < epoch.signal_to_noise < 100
+        assert len(epoch.class_gradients) == 3 and all(norm > 0 for norm in epoch.class_gradients)
+
+
+def test_the_gradient_of_each_class_is_that_of_its_examples():
+    network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0))
+    trainer, state = step.make_trainer(network, objectives.exact_accuracy(0.5), optax.sgd(0.0))
+    images, labels = _blobs().train_images[:30], _blobs().train_labels[:30] % 2  # no example of class 2
+    _, metrics = trainer.step(state, (images, labels), jax.random.key(0))
+    logits = trainer.logits(state, images)
+    of_one = jax.vmap(jax.grad(lambda x, label: esjax.exact.accuracy(x, label, 0.5)))(logits, labels)
+    norms = np.linalg.norm(of_one, axis=1)
+    np.testing.assert_array_equal(metrics.class_counts, [20, 10, 0])
+    truth = [norms[labels == 0].sum(), norms[labels == 1].sum(), 0]
+    np.testing.assert_allclose(metrics.class_gradients, truth, rtol=1e-4)
+
+
+def test_a_class_that_is_lost_for_good_is_told_from_one_that_may_come_back(npz, tmp_path, capsys):
+    arguments = ["train", "--data", str(npz), "--network", "mlp", "--epochs", "2", "--batch-size", "30"]
+    arguments += ["--estimator", "exact", "--sigma", "1e-3", "--learning-rate", "10"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    last = json.loads((tmp_path / "run" / folder.LOG).read_text().splitlines()[-1])
+    lost = [label for label, recall in enumerate(last["recall"]) if recall == 0]
+    assert f"never right for classes {lost}\n" in capsys.readouterr().out and lost
+    epoch = loop.Epoch(**last | {"recall": [1.0, 0.0, 0.0], "class_gradients": [2.0, 0.001, 1.0]})
+    assert (epoch.lost_classes, epoch.vanished_classes) == ([1, 2], [1])
 
 
 def test_a_network_and_a_block_of_ones_own_train_in_a_few_lines():
@@ -252,11 +287,19 @@ def test_too_few_logits_are_found_before_training():
 def test_a_loss_that_is_not_finite_stops_training():
     trainer, state = step.make_trainer(
         models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0)),
-        lambda key, logits, labels: logits.sum() * jnp.nan,
+        lambda key, logits, labels: (logits.sum() * jnp.nan, None),
         optax.adam(0.1),
     )
     with pytest.raises(FloatingPointError, match="epoch 1: the loss is nan"):
         list(loop.epochs(trainer, state, _blobs(), num_epochs=1, batch_size=30, seed=0))
+
+
+def test_an_objective_without_its_report_is_refused():
+    network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0))
+    trainer, state = step.make_trainer(network, lambda key, logits, labels: logits.sum(), optax.adam(0.1))
+    batch = _blobs().train_images[:4], _blobs().train_labels[:4]
+    with pytest.raises(ValueError, match=r"objective returns \(\); return \(loss, report\)"):
+        trainer.step(state, batch, jax.random.key(0))
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 7), (1, 2)])

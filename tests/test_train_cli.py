@@ -57,7 +57,7 @@ def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, caps
 
 def test_the_summary_is_mean_and_standard_error_over_seeds():
     def epoch(number, test, seconds, recall=(1.0, 0.5)):
-        return Epoch(number, 0.0, test / 2, test, list(recall), 1.0, seconds)
+        return Epoch(number, 0.0, test / 2, test, list(recall), 1.0, None, [1.0, 1.0], seconds)
 
     epochs = {
         "slow": [

@@ -85,7 +85,7 @@ def print_exact(num_examples: int = 256, num_samples: int = 256) -> None:
             "plain": peers.accuracy_plain(batch, num_samples),
             "exact": peers.accuracy_exact(batch),
         }
-        found = measure.costs(functions, jax.random.key(0), batch.logits, num_compiles=1, num_calls=25)
+        found = measure.costs(functions, jax.random.key(0), batch.logits, num_compiles=1, num_turns=9)
         ratio = found["plain"].seconds / found["exact"].seconds
         times = [f"{1e3 * cost.seconds:.2f} ms ± {cost.spread:.0%}" for cost in found.values()]
         rows.append([f"K = {num_classes}", *times, f"{ratio:.0f}", f"{wanted}"])
@@ -107,7 +107,7 @@ def print_decisions(num_evaluations: int = 2560, num_repeats: int = 40) -> None:
     }
     reference = jax.jit(_gradient(peers.f1_decided(batch, 1000, local), batch.logits))(jax.random.key(1))
     functions = {name: peer for name, (peer, _) in named.items()}
-    found = measure.costs(functions, jax.random.key(0), batch.logits, num_compiles=1, num_calls=11)
+    found = measure.costs(functions, jax.random.key(0), batch.logits, num_compiles=1, num_turns=9)
     print(
         f"Gradient of macro-F1, 256 examples, 10 classes, {num_evaluations:,} evaluations (the last: 2,305)\n"
     )

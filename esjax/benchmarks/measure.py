@@ -39,7 +39,7 @@ def relative_squared_error(
 
 
 def costs(
-    functions: Mapping[str, Callable[..., Any]], *args: Any, num_compiles: int = 3, num_calls: int = 15
+    functions: Mapping[str, Callable[..., Any]], *args: Any, num_compiles: int = 3, num_turns: int = 15
 ) -> dict[str, Cost]:
     """Measures several functions of the same arguments in turn, so that a noisy machine hits them alike."""
     compile_times: dict[str, list[float]] = {name: [] for name in functions}
@@ -51,12 +51,9 @@ def costs(
             start = time.perf_counter()
             compiled[name] = jax.jit(function).lower(*args).compile()
             compile_times[name].append(time.perf_counter() - start)
-    for _ in range(num_calls):
+    for _ in range(num_turns):
         for name, call in compiled.items():
-            _wait(call(*args))  # as in a loop of its own: the cache is not what the one before it left
-            start = time.perf_counter()
-            _wait(call(*args))
-            times[name].append(time.perf_counter() - start)
+            times[name].extend(_turn(call, args))
     return {
         name: Cost(
             compile_seconds=float(np.median(compile_times[name])),
@@ -66,6 +63,17 @@ def costs(
         )
         for name in functions
     }
+
+
+def _turn(call: Callable[..., Any], args: tuple[Any, ...], seconds: float = 0.3) -> list[float]:
+    """Times calls in a row, as in a loop of their own: at least one, after one that is left out."""
+    _wait(call(*args))  # the cache and the free memory are what another function left
+    times: list[float] = []
+    while not times or sum(times) < seconds:
+        start = time.perf_counter()
+        _wait(call(*args))
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def _wait(arrays: Any) -> None:

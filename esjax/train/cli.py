@@ -154,7 +154,11 @@ def _report(console: Console, result: run.Result, path: Path) -> None:
     last = result.epochs[-1]
     lines = [f"test accuracy {last.test_accuracy:.1%}"]
     if last.lost_classes:
-        lines.append(f"never right for classes {last.lost_classes}: try a larger --sigma")
+        lines.append(f"never right for classes {last.lost_classes}")
+    if last.vanished_classes:
+        lines.append(
+            f"no gradient is left for classes {last.vanished_classes}: start a new run with a larger --sigma"
+        )
     lines += [
         f"pictures    {path / folder.CURVES}, {path / folder.CONFUSION}",
         f"checkpoint  {path / folder.CHECKPOINTS / str(last.epoch)}",

@@ -3,15 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from esjax.train import step as steps
 from esjax.train.data import Dataset, batch_indices
 from esjax.train.step import Metrics, State, Trainer
+
+_VANISHED = 0.01
+"""A class whose gradient is below this share of the mean class's learns nothing more."""
 
 
 class Epoch(NamedTuple):
@@ -26,6 +28,9 @@ class Epoch(NamedTuple):
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.
         gradient_norm: mean over the steps.
+        signal_to_noise: of the gradient in a batch's logits, median over the steps; None where not sampled.
+        class_gradients: for each class the mean over its examples of ‖∂loss_b/∂logits_b‖, loss_b the
+            example's own loss; None for a class without any.
         seconds_per_step: of training alone, without evaluation.
     """
 
@@ -35,12 +40,21 @@ class Epoch(NamedTuple):
     test_accuracy: float
     recall: list[float | None]
     gradient_norm: float
+    signal_to_noise: float | None
+    class_gradients: list[float | None]
     seconds_per_step: float
 
     @property
     def lost_classes(self) -> list[int]:
         """Classes of which the network gets no test example right."""
         return [label for label, recall in enumerate(self.recall) if recall == 0]
+
+    @property
+    def vanished_classes(self) -> list[int]:
+        """Of these, those whose gradient is below 1 % of the mean class's: they will stay lost."""
+        norms = [norm for norm in self.class_gradients if norm is not None]
+        limit = _VANISHED * sum(norms) / len(norms)
+        return [label for label in self.lost_classes if (self.class_gradients[label] or 0) <= limit]
 
 
 def epochs(
@@ -77,7 +91,7 @@ def epochs(
     def stream(state: State) -> Iterator[tuple[State, Epoch]]:
         for epoch in range(first, num_epochs):
             state, metrics, seconds = _train_epoch(trainer, state, data, batch_size, seed, epoch, on_step)
-            loss, train_accuracy, gradient_norm = (float(np.mean(values)) for values in metrics)
+            loss, train_accuracy, gradient_norm = (float(np.mean(values)) for values in metrics[:3])
             if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
                 raise FloatingPointError(
                     f"epoch {epoch + 1}: the loss is {loss} and its gradient's norm {gradient_norm}; "
@@ -85,8 +99,23 @@ def epochs(
                 )
             counts = steps.confusion(trainer, state, data.test_images, data.test_labels)
             accuracy = float(counts.trace() / counts.sum())
-            recall = _recall(counts)
-            yield state, Epoch(epoch + 1, loss, train_accuracy, accuracy, recall, gradient_norm, seconds)
+            recall = _shares(counts.diagonal().tolist(), counts.sum(1).tolist())
+            yield (
+                state,
+                Epoch(
+                    epoch=epoch + 1,
+                    loss=loss,
+                    train_accuracy=train_accuracy,
+                    test_accuracy=accuracy,
+                    recall=recall,
+                    gradient_norm=gradient_norm,
+                    signal_to_noise=_median(metrics.signal_to_noise),
+                    class_gradients=_shares(
+                        metrics.class_gradients.sum(0).tolist(), metrics.class_counts.sum(0).tolist()
+                    ),
+                    seconds_per_step=seconds,
+                ),
+            )
 
     return stream(state)
 
@@ -113,9 +142,13 @@ def _check_logits(trainer: Trainer, state: State, data: Dataset) -> None:
         )
 
 
-def _recall(counts: NDArray[np.int64]) -> list[float | None]:
-    hits, totals = counts.diagonal().tolist(), counts.sum(1).tolist()
-    return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
+def _shares(parts: list[float], totals: list[float]) -> list[float | None]:
+    return [part / total if total else None for part, total in zip(parts, totals, strict=True)]
+
+
+def _median(values: Any) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
 
 
 def _train_epoch(

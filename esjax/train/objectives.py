@@ -8,17 +8,22 @@ import jax
 import optax
 
 import esjax
+from esjax import diagnostics
+from esjax.diagnostics import Report
+from esjax.smoothing import Smoothed
 from esjax.train.config import Options
 
 Array = jax.Array
-Objective = Callable[[Any, Array, Array], Array]
-"""`(key, logits (B, K), labels (B,)) -> loss ()`, to be minimised; `key` may go unused."""
+Result = tuple[Array, Report | None]
+"""The loss (), to be minimised, and a report on its gradient in the logits where samples gave it."""
+Objective = Callable[[Any, Array, Array], Result]
+"""`(key, logits (B, K), labels (B,)) -> (loss, report)`; `key` may go unused."""
 
 
-def cross_entropy(key: Any, logits: Array, labels: Array) -> Array:
+def cross_entropy(key: Any, logits: Array, labels: Array) -> Result:
     """Returns the mean of −log softmax(logits)[label] over the batch; uses no randomness."""
     del key
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
 
 
 def per_example(smoothed: Callable[..., Array]) -> Objective:
@@ -32,19 +37,23 @@ def per_example(smoothed: Callable[..., Array]) -> Objective:
         smoothed: `(key, logits (K,), label ()) -> reward ()`, to be maximised.
 
     Returns:
-        An objective: minus the mean reward of the batch. It raises `ValueError` where the reward is
-        not one number.
+        An objective: minus the mean reward of the batch. It reports on the gradient where `smoothed` is from
+        `esjax.smooth`, and raises `ValueError` where the reward is not one number.
     """
 
-    def objective(key: Any, logits: Array, labels: Array) -> Array:
+    def objective(key: Any, logits: Array, labels: Array) -> Result:
         keys = jax.random.split(key, logits.shape[0])
-        rewards = jax.vmap(smoothed)(keys, logits, labels)
+        if isinstance(smoothed, Smoothed):
+            rewards, reports = jax.vmap(smoothed.with_info)(keys, logits, labels)
+            report = diagnostics.combined(reports)
+        else:
+            rewards, report = jax.vmap(smoothed)(keys, logits, labels), None
         if getattr(rewards, "shape", None) != labels.shape:
             raise ValueError(
                 f"the rewards of a batch have shape {jax.tree.map(jax.numpy.shape, rewards)} instead of "
                 f"{labels.shape}; return one number, shape (), from the block"
             )
-        return -rewards.mean()
+        return -rewards.mean(), report
 
     return objective
 
@@ -87,7 +96,7 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
         ValueError: by `esjax.smooth_decisions`, for σ out of range.
     """
 
-    def objective(key: Any, logits: Array, labels: Array) -> Array:
+    def objective(key: Any, logits: Array, labels: Array) -> Result:
         num_classes = logits.shape[-1]
         smoothed = esjax.smooth_decisions(
             partial(esjax.blocks.f1, num_classes=num_classes),
@@ -96,7 +105,7 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
             num_samples=max(num_samples // (num_classes - 1), 1),
             estimator=esjax.decisions.local_expectation,
         )
-        return -smoothed(key, logits, labels)
+        return -smoothed(key, logits, labels), None
 
     return objective
 
@@ -107,9 +116,9 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
 def exact_accuracy(sigma: float | Array) -> Objective:
     """Makes the objective −(smoothed accuracy) in closed form; σ > 0 in units of the logits."""
 
-    def objective(key: Any, logits: Array, labels: Array) -> Array:
+    def objective(key: Any, logits: Array, labels: Array) -> Result:
         del key
-        return -esjax.exact.accuracy(logits, labels, sigma).mean()
+        return -esjax.exact.accuracy(logits, labels, sigma).mean(), None
 
     return objective
 
@@ -117,9 +126,9 @@ def exact_accuracy(sigma: float | Array) -> Objective:
 def exact_top_k(sigma: float | Array, k: int) -> Objective:
     """Makes the objective −(smoothed top-k accuracy) in closed form; σ > 0 in units of the logits."""
 
-    def objective(key: Any, logits: Array, labels: Array) -> Array:
+    def objective(key: Any, logits: Array, labels: Array) -> Result:
         del key
-        return -esjax.exact.top_k_accuracy(logits, labels, k, sigma).mean()
+        return -esjax.exact.top_k_accuracy(logits, labels, k, sigma).mean(), None
 
     return objective
 

@@ -17,9 +17,9 @@ _ANNOTATED_CLASSES = 20
 
 
 def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
-    """Draws accuracy and loss of one run, against epochs."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
+    """Draws accuracy, objective, recall of each class and signal-to-noise of one run, against epochs."""
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    (accuracy, loss), (recall, noise) = figure.subplots(2, 2)
     numbers = [epoch.epoch for epoch in epochs]
     test = [epoch.test_accuracy for epoch in epochs]
     accuracy.plot(numbers, test, label=f"test, {test[-1]:.1%} in the end")
@@ -27,6 +27,16 @@ def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
     _label_accuracy(accuracy, "accuracy")
     loss.plot(numbers, [epoch.loss for epoch in epochs], color="tab:gray")
     loss.set(xlabel="epoch", ylabel="objective, minimised")
+    recalls = np.array([epoch.recall for epoch in epochs], float)
+    recall.plot(numbers, recalls, linewidth=0.8)
+    recall.set(xlabel="epoch", ylabel="recall of each class", ylim=(-0.02, 1.02))
+    ratios = np.array([epoch.signal_to_noise for epoch in epochs], float)
+    noise.plot(numbers, ratios)
+    noise.set(xlabel="epoch", ylabel="signal-to-noise of a step")
+    if np.isnan(ratios).all():
+        noise.text(0.5, 0.5, "not sampled", ha="center", va="center", transform=noise.transAxes)
+    for axes in (loss, recall, noise):
+        axes.grid(alpha=0.3)
     figure.suptitle(title)
     figure.savefig(path, dpi=_DPI)
 

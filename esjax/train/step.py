@@ -11,7 +11,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from esjax.train import models
-from esjax.train.objectives import Objective
+from esjax.train.objectives import Objective, Result
 
 Array = jax.Array
 Batch = tuple[Any, Any]  # images (B, H, W, C), labels (B,)
@@ -43,11 +43,17 @@ class Metrics(NamedTuple):
         loss: (), the objective on the batch, before the update.
         accuracy: (), share of the batch that the network, unperturbed, gets right.
         gradient_norm: (), Euclidean, of the gradient in all parameters.
+        signal_to_noise: (), of the gradient in the batch's logits; NaN where it was not sampled.
+        class_counts: (K,), examples of each class.
+        class_gradients: (K,), sum over these of ‖∂loss_b/∂logits_b‖, loss_b the example's own loss.
     """
 
     loss: Array
     accuracy: Array
     gradient_norm: Array
+    signal_to_noise: Array
+    class_counts: Array
+    class_gradients: Array
 
 
 class Trainer(NamedTuple):
@@ -69,27 +75,49 @@ def make_trainer(
 
     Args:
         network: any `nnx.Module` from images (B, H, W, C) to logits (B, K); left as it is.
-        objective: `(key, logits (B, K), labels (B,)) -> loss ()`.
+        objective: `(key, logits (B, K), labels (B,)) -> (loss (), report or None)`.
         optimizer: any of Optax's.
+
+    Raises:
+        ValueError: by a step, where the objective returns something else.
     """
     graphdef, params, variables = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]  # nnx's stubs
 
-    def loss(params: Any, variables: Any, batch: Batch, key: Any) -> Any:
-        images, labels = batch
+    def forward(params: Any, variables: Any, images: Any) -> Any:
         network = nnx.merge(graphdef, params, variables, copy=True)  # which the forward pass may write to
         network.train()
         logits = models.logits_of(network, images)
-        hits = (logits.argmax(-1) == labels).mean()
-        return objective(key, logits, labels), (hits, nnx.state(network, nnx.Not(nnx.Param)))
+        return logits, nnx.state(network, nnx.Not(nnx.Param))
+
+    def checked(key: Any, logits: Array, labels: Array) -> Result:
+        result = objective(key, logits, labels)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise ValueError(
+                f"objective returns {jax.tree.map(jnp.shape, result)}; return (loss, report), with None as "
+                "the report where no samples made the gradient"
+            )
+        return result
 
     @jax.jit
     def step(state: State, batch: Batch, key: Any) -> tuple[State, Metrics]:
-        value_and_grad = jax.value_and_grad(loss, has_aux=True)
-        (value, aux), gradient = value_and_grad(state.params, state.variables, batch, key)
-        hits, variables = aux
+        images, labels = batch
+        logits, pull_back, variables = jax.vjp(
+            lambda params: forward(params, state.variables, images), state.params, has_aux=True
+        )
+        value_and_grad = jax.value_and_grad(checked, argnums=1, has_aux=True)
+        (loss, report), in_logits = value_and_grad(key, logits, labels)
+        (gradient,) = pull_back(in_logits)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(value, hits, optax.tree.norm(gradient))
+        is_class = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+        metrics = Metrics(
+            loss=loss,
+            accuracy=(logits.argmax(-1) == labels).mean(),
+            gradient_norm=optax.tree.norm(gradient),
+            signal_to_noise=jnp.float32(jnp.nan) if report is None else report.signal_to_noise,
+            class_counts=is_class.sum(0),
+            class_gradients=len(labels) * jnp.linalg.norm(in_logits, axis=1) @ is_class,
+        )
         return State(state.step + 1, params, variables, opt_state), metrics
 
     @jax.jit
