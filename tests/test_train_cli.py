@@ -55,6 +55,27 @@ def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, caps
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_diagnose_says_for_each_class_whether_its_gradient_is_signal(npz, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", *_small(npz)[:-1], "64", "--out", str(out)]) == 0
+    before = (out / "log.jsonl").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["diagnose", str(out), "--num-examples", "50"]) == 0
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "%" in line]
+    assert [row[:2] for row in rows[:3]] == [["all", "50"], ["0", "25"], ["1", "25"]]
+    assert all(0 < float(row[5]) < 50 for row in rows[:3]) and "signal-to-noise  " in printed
+    assert (out / "diagnosis-2.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / "log.jsonl").read_bytes() == before
+
+
+def test_diagnose_refuses_what_has_no_samples_of_single_examples(npz, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert cli.main(["train", *_small(npz), "--objective", "cross-entropy", "--out", out]) == 0
+    assert cli.main(["diagnose", out]) == 2
+    assert "diagnose a run of accuracy or top-k" in capsys.readouterr().err
+
+
 def test_the_summary_is_mean_and_standard_error_over_seeds():
     def epoch(number, test, seconds, recall=(1.0, 0.5)):
         return Epoch(number, 0.0, test / 2, test, list(recall), 1.0, None, [1.0, 1.0], seconds)
@@ -96,6 +117,8 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --resume {tmp} --seed 2", "takes all options from that folder"),
         ("train --out {tmp}", "exists already; give another --out"),
         ("compare --out {tmp}", "exists already; give another --out"),
+        ("diagnose {tmp}", "holds no run"),
+        ("diagnose {tmp} --num-examples 0", "num_examples=0 must be >= 1"),
         ("compare --seeds 1", "seeds=1 must be a whole number >= 2"),
         ("compare --objectives accuracy accuracy", "each only once"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: `esjax train` and `esjax compare`, made by tyro from the options' dataclasses."""
+"""The command line: `esjax train`, `compare` and `diagnose`, made by tyro from dataclasses and signatures."""
 
 import shlex
 import sys
@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esjax.train import compare, folder, run
+from esjax.train import compare, diagnosis, folder, run
 from esjax.train.config import CompareConfig, Options, TrainConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
@@ -29,7 +29,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Each command below checks its options and reads its files, and returns the work that is left.
     """
-    commands: dict[str, Callable[..., Any]] = {"train": train, "compare": compare_objectives}
+    commands: dict[str, Callable[..., Any]] = {
+        "train": train,
+        "compare": compare_objectives,
+        "diagnose": diagnose_run,
+    }
     try:
         work: Work = tyro.extras.subcommand_cli_from_dict(commands, prog="esjax", args=args)
     except _INPUT_ERRORS as error:
@@ -124,6 +128,34 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
     console.print(f"\n{table}", markup=False, highlight=False, soft_wrap=True)
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
         console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, seed: int = 0) -> Work:
+    """Say whether a run's gradient is signal, at its newest checkpoint, class by class.
+
+    Args:
+        path: Folder of the run, where the picture goes, too.
+        num_examples: The first so many training examples are looked at, at least 1.
+        seed: Of the perturbations, at least 0.
+    """
+    if num_examples < 1 or seed < 0:
+        raise ValueError(f"num_examples={num_examples} must be >= 1, and seed={seed} >= 0")
+    found, is_saved = run.restore(path)
+    if not is_saved:
+        raise FileNotFoundError(f"{path}: has no checkpoint yet; diagnose it after its first one")
+    rows = diagnosis.diagnose(found, num_examples=num_examples, seed=seed)
+    return partial(_diagnose, found, rows, path)
+
+
+def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
+    console = Console()
+    epoch = int(found.state.step) // run.num_batches(found)
+    title = f"{found.config.objective}, epoch {epoch}, sigma {found.config.sigma:.3g}"
+    title += f", {found.config.num_samples} samples for each example"
+    picture = path / f"diagnosis-{epoch}.png"
+    diagnosis.plot(picture, rows, title)
+    console.print(f"{title}\n\n{diagnosis.markdown(rows)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{rows[0].report}\n\npicture  {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _new_path(name: str) -> Path:

@@ -71,17 +71,18 @@ def accuracy(sigma: float | Array, num_samples: int) -> Objective:
     Raises:
         ValueError: by `esjax.smooth`, for σ or N out of range.
     """
-    return _sampled(esjax.blocks.accuracy, sigma, num_samples)
+    return per_example(sampled(esjax.blocks.accuracy, sigma, num_samples))
 
 
 def top_k(sigma: float | Array, num_samples: int, k: int) -> Objective:
     """Makes the objective −(smoothed top-k accuracy), k ≤ K, by evolution strategies; see `accuracy`."""
-    return _sampled(partial(esjax.blocks.top_k_accuracy, k=k), sigma, num_samples)
+    return per_example(sampled(partial(esjax.blocks.top_k_accuracy, k=k), sigma, num_samples))
 
 
-def _sampled(block: Callable[..., Array], sigma: float | Array, num_samples: int) -> Objective:
+def sampled(block: Callable[..., Array], sigma: float | Array, num_samples: int) -> Smoothed:
+    """Smooths a block of one example's logits and label, by pairs (ε, −ε)."""
     antithetic = esjax.samplers.antithetic
-    return per_example(esjax.smooth(block, sigma=sigma, num_samples=num_samples, sampler=antithetic))
+    return esjax.smooth(block, sigma=sigma, num_samples=num_samples, sampler=antithetic)
 
 
 def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
@@ -134,6 +135,12 @@ def exact_top_k(sigma: float | Array, k: int) -> Objective:
 
 
 # --- by name -----------------------------------------------------------------------------------------
+
+BLOCKS: dict[str, Callable[[Options], Callable[..., Array]]] = {
+    "accuracy": lambda options: esjax.blocks.accuracy,
+    "top-k": lambda options: partial(esjax.blocks.top_k_accuracy, k=options.k),
+}
+"""Makers of the blocks of one example, `options -> block`, by the name of their objective."""
 
 PLAIN: dict[str, Objective] = {"cross-entropy": cross_entropy}
 """Objectives with a gradient of their own, by the names that the command line knows."""

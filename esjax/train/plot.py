@@ -33,6 +33,7 @@ def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
     ratios = np.array([epoch.signal_to_noise for epoch in epochs], float)
     noise.plot(numbers, ratios)
     noise.set(xlabel="epoch", ylabel="signal-to-noise of a step")
+    noise.set_ylim(bottom=0)
     if np.isnan(ratios).all():
         noise.text(0.5, 0.5, "not sampled", ha="center", va="center", transform=noise.transAxes)
     for axes in (loss, recall, noise):

@@ -124,8 +124,8 @@ def stream(run: Run, on_step: Callable[[], None] = lambda: None) -> Iterator[tup
     )
 
 
-def resume(path: Path) -> Run:
-    """Takes up the run in the folder `path` at its newest checkpoint, or at its beginning.
+def restore(path: Path) -> tuple[Run, bool]:
+    """Returns the run in the folder `path` at its newest checkpoint, and whether there is one yet.
 
     Raises:
         FileNotFoundError: there is no run in the folder, or its data is gone.
@@ -133,9 +133,19 @@ def resume(path: Path) -> Run:
     """
     run = set_up(folder.read_config(path))
     state = checkpoint.restore(path / folder.CHECKPOINTS, run.state)
-    run = run if state is None else run._replace(state=state)
+    return (run, False) if state is None else (run._replace(state=state), True)
+
+
+def resume(path: Path) -> Run:
+    """Takes up the run in the folder `path`, and leaves in its log what was before the checkpoint.
+
+    Raises:
+        FileNotFoundError: as for `restore`.
+        ValueError: as for `restore`; or the log does not fit the checkpoint.
+    """
+    run, is_saved = restore(path)
     logged = folder.num_logged(path)
-    if state is None and logged > run.config.checkpoint_every:
+    if not is_saved and logged > run.config.checkpoint_every:
         raise ValueError(
             f"{path / folder.CHECKPOINTS}: no checkpoint, though the log has {logged} epochs; "
             "restore that folder, or start a new run"
