@@ -48,8 +48,8 @@ class Report(NamedTuple):
 
     @property
     def signal_to_noise(self) -> Array:
-        """‖∇F‖ / error: 1 where half of ‖ĝ‖² is noise."""
-        return self.signal / self.gradient_error
+        """‖∇F‖ / error: 1 where half of ‖ĝ‖² is noise; 0 without a signal, even if there is no noise."""
+        return jnp.where(self.signal == 0, 0, self.signal / self.gradient_error)
 
     @property
     def cosine(self) -> Array:
@@ -57,7 +57,8 @@ class Report(NamedTuple):
 
         ⟨g₁, g₂⟩ / (‖g₁‖ ‖g₂‖) = ‖∇F‖² / (‖∇F‖² + 2 error²): each half has √2 of the error.
         """
-        return self.signal**2 / (self.signal**2 + 2 * self.gradient_error**2)
+        ratio = self.signal_to_noise**2
+        return jnp.where(jnp.isinf(ratio), 1, ratio / (ratio + 2))
 
     def num_samples_for(self, signal_to_noise: float) -> Array:
         """Returns the N for a wanted signal-to-noise: errors fall with 1/√N. It is inf without a signal.

@@ -188,7 +188,14 @@ def test_a_report_prints_as_a_table_and_plots():
 def test_a_flat_block_has_no_signal_and_says_so():
     report = diagnostics.diagnose(_smooth(lambda x: jnp.float32(2)), jax.random.key(0), X)
     assert report.share_changed == 0 and report.gradient_norm == 0 and report.bias == 0
-    assert str(report)
+    assert report.signal_to_noise == 0 and report.cosine == 0 and report.num_samples_for(1.0) == jnp.inf
+    assert "inf" in str(report)
+
+
+def test_one_group_has_no_error_to_report():
+    report = diagnostics.diagnose(_smooth(_sorted, 1, baseline="none"), jax.random.key(0), X)
+    assert np.isfinite(report.gradient_norm) and np.isnan(report.gradient_error)
+    assert np.isnan(report.signal_to_noise) and np.isnan(report.num_samples_for(1.0))
 
 
 @pytest.mark.parametrize(
