@@ -8,10 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises `ValueError` unless `value` is a whole number >= 1."""
+def check_count(name: str, value: Any) -> int:
+    """Returns `value` as an int.
+
+    Raises:
+        ValueError: it is no whole number >= 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number >= 1")
+    return int(value)
 
 
 def check_sigma(sigma: Any) -> None:

@@ -77,22 +77,24 @@ def where_valid(probs: Array, scores: Array, labels: Array) -> Array:
 # --- refusals ----------------------------------------------------------------------------------------
 
 
-def check_scores(name: str, scores: Any, sigma: Any, num_nodes: Any) -> tuple[Array, Array, Array]:
+def check_scores(
+    name: str, scores: Any, sigma: Any, num_nodes: Any = None, *, of_classes: bool = False
+) -> tuple[Array, Array, Array]:
     """Returns `scores`, the same in at least float32, and σ, of the batch's shape and that dtype."""
     given = jnp.asarray(scores)
     if not jnp.issubdtype(given.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {given.dtype}; convert it with .astype(jnp.float32)")
     batch = given.shape
-    if name == "logits":
+    if of_classes:
         if given.ndim < 1 or given.shape[-1] < 2:
-            raise ValueError(f"logits has shape {given.shape}; give (..., K) of at least two classes")
+            raise ValueError(f"{name} has shape {given.shape}; give (..., K) of at least two classes")
         batch = given.shape[:-1]
     if not isinstance(given, jax.core.Tracer):
         values = np.asarray(given)
         if np.isnan(values).any():
             raise ValueError(f"{name} holds NaN; find where it comes from with jax.debug_nans(True)")
-        if name == "logits" and np.isneginf(values).all(-1).any():
-            raise ValueError("logits of an example are all −inf; leave at least one class unmasked")
+        if of_classes and np.isneginf(values).all(-1).any():
+            raise ValueError(f"{name} of an example are all −inf; leave at least one class unmasked")
     check_sigma(sigma)
     if num_nodes is not None:
         check_count("num_nodes", num_nodes)

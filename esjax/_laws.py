@@ -32,21 +32,23 @@ class Law(NamedTuple):
     Attributes:
         num_coordinates: C.
         num_alternatives: A.
-        num_outcomes: how many different decisions there are, an exact integer.
+        log_num_outcomes: logarithm of how many different decisions there are.
         draw: `key -> outcome`.
         decisions: `outcome -> decisions`, an integer array: what the block sees.
-        log_prob: `decisions -> log p(decisions | x, σ)` ().
+        prob: `decisions -> p(decisions | x, σ)` ().
+        log_prob: its logarithm; derivatives are those of decisions that can be, p > 0.
         probs: `outcome -> (C, A − 1)`, chances of a coordinate's alternatives 1 to A − 1, given the others.
         log_likelihood: `outcome -> ()`, log density of what was drawn, up to a constant.
         flip: `(outcome, coordinate (), steps ()) -> decisions` with that coordinate alone moved on.
-        outcomes: `() -> decisions` of all outcomes (num_outcomes, ...), a NumPy array.
+        outcomes: `() -> decisions` of all outcomes, stacked, a NumPy array.
     """
 
     num_coordinates: int
     num_alternatives: int
-    num_outcomes: int
+    log_num_outcomes: float
     draw: Callable[[Any], Outcome]
     decisions: Callable[[Outcome], Array]
+    prob: Callable[[Array], Array]
     log_prob: Callable[[Array], Array]
     probs: Callable[[Outcome], Array]
     log_likelihood: Callable[[Outcome], Array]
@@ -62,13 +64,16 @@ def categorical(probs: Array) -> Law:
     shape, size = probs.shape[:-1], probs.shape[-1]
     table = probs.reshape(-1, size)
     count = table.shape[0]
-    log_table = jnp.where(table > 0, jnp.log(jnp.where(table > 0, table, 1)), -jnp.inf)
 
     def draw(key: Any) -> Array:
-        return jax.random.categorical(key, jax.lax.stop_gradient(log_table)).astype(jnp.int32).reshape(shape)
+        log_table = _log(jax.lax.stop_gradient(table))
+        return jax.random.categorical(key, log_table).astype(jnp.int32).reshape(shape)
+
+    def chances(decisions: Array) -> Array:
+        return jnp.take_along_axis(table, decisions.reshape(count, 1), 1)
 
     def log_prob(decisions: Array) -> Array:
-        return jnp.take_along_axis(log_table, decisions.reshape(count, 1), 1).sum()
+        return _log(chances(decisions)).sum()  # of these alone: the slope of log p is infinite at others' 0
 
     def other_probs(decisions: Array) -> Array:
         others = (decisions.reshape(count, 1) + jnp.arange(1, size, dtype=jnp.int32)[None]) % size
@@ -85,15 +90,21 @@ def categorical(probs: Array) -> Law:
     return Law(
         num_coordinates=count,
         num_alternatives=size,
-        num_outcomes=size**count,
+        log_num_outcomes=count * math.log(size),
         draw=draw,
         decisions=lambda decisions: decisions,
+        prob=lambda decisions: chances(decisions).prod(),
         log_prob=log_prob,
         probs=other_probs,
         log_likelihood=log_prob,
         flip=flip,
         outcomes=outcomes,
     )
+
+
+def _log(probs: Array) -> Array:
+    """Returns log p, −∞ where p = 0, NaN where it is NaN."""
+    return jnp.where(probs == 0, -jnp.inf, jnp.log(jnp.where(probs == 0, 1, probs)))
 
 
 def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
@@ -108,14 +119,15 @@ def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
 
 
 def plackett_luce(x: Array, sigma: Array) -> Law:
-    """Returns the law of the order (..., n), best first, of items with scores x + σ ε (..., n), Gumbel ε.
+    """Returns the law of the order (..., n), best first, of items with scores x + σ ε, Gumbel ε.
 
+    x is (..., n), σ (...).
     Its coordinates are the items' perturbed scores z: given those of the others, an item's place among
     them has chances that its own distribution function knows. An outcome is (z, order), both (B, n).
     """
     shape, size = x.shape, x.shape[-1]
     scores = x.reshape(-1, size)
-    scale = jnp.broadcast_to(sigma, shape[:-1]).reshape(-1, 1)
+    scale = sigma.reshape(-1, 1)
     count = scores.shape[0]
     places = jnp.arange(size, dtype=jnp.int32)
 
@@ -153,9 +165,10 @@ def plackett_luce(x: Array, sigma: Array) -> Law:
     return Law(
         num_coordinates=count * size,
         num_alternatives=size,
-        num_outcomes=math.factorial(size) ** count,
+        log_num_outcomes=count * math.lgamma(size + 1),
         draw=draw,
         decisions=lambda outcome: outcome[1].reshape(shape),
+        prob=lambda order: jnp.exp(log_prob(order)),
         log_prob=log_prob,
         probs=probs,
         log_likelihood=log_likelihood,

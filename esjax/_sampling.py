@@ -87,7 +87,11 @@ def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
     def draw_group(group: Array) -> Array:
         return problem.groups.draw(jax.random.fold_in(key, group), problem.dtype)
 
-    eps = jax.vmap(draw_group)(groups) if _vmaps(key) else jax.lax.map(draw_group, groups)
+    eps = (
+        jax.vmap(draw_group)(groups)
+        if draws_of_vmap_are_those_of_a_loop(key)
+        else jax.lax.map(draw_group, groups)
+    )
     return eps.reshape(num_groups * size, problem.dim)[:count]
 
 
@@ -97,8 +101,8 @@ def draw_one(problem: Problem, key: Any, index: Array) -> Array:
     return draw(problem, key, index // size * size, size)[index % size]
 
 
-def _vmaps(key: Any) -> bool:
-    """Whether draws under `vmap` are those of a loop, which JAX promises for threefry keys only."""
+def draws_of_vmap_are_those_of_a_loop(key: Any) -> bool:
+    """Whether they are, which JAX promises for threefry keys only."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return "threefry" in str(jax.random.key_impl(key))
     return bool(key.shape[-1] == 2)
@@ -128,12 +132,14 @@ def value_at_input(problem: Problem, inputs: Inputs) -> Array:
     return jax.lax.stop_gradient(share * problem.fun(x, tuple(args)))
 
 
+def in_groups(rows: Array, size: int) -> Array:
+    """Returns rows (count, ...) as groups (groups, size, ...) of neighbours, the last one filled with 0."""
+    padded = jnp.pad(rows, [(0, -rows.shape[0] % size)] + [(0, 0)] * (rows.ndim - 1))
+    return padded.reshape(-1, size, *rows.shape[1:])
+
+
 def group_sums(values: Array, size: int) -> Array:
     """Returns for each of the values (count, ...) the sum over its group of `size` neighbours."""
     if size == 1:
         return values
-    count = values.shape[0]
-    num_groups = -(-count // size)
-    padded = jnp.pad(values, [(0, num_groups * size - count)] + [(0, 0)] * (values.ndim - 1))
-    sums = padded.reshape(num_groups, size, *values.shape[1:]).sum(1)
-    return jnp.repeat(sums, size, axis=0)[:count]
+    return jnp.repeat(in_groups(values, size).sum(1), size, axis=0)[: values.shape[0]]

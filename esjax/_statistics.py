@@ -22,13 +22,14 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     inputs, saved = jax.lax.stop_gradient((inputs, saved))
     weights = _sums.weights(problem, saved)
     num_kept = saved.kept.sum()
-    group_totals = _group_totals(problem, saved.values - _sums.mean(saved)[None])
-    num_groups = (_group_totals(problem, saved.kept[:, None]) > 0).sum().astype(problem.dtype)
+    centred = (saved.values - _sums.mean(saved)[None]) * saved.kept[:, None]
+    group_totals = _sampling.in_groups(centred, problem.groups.size).sum(1)
+    num_groups = _sampling.in_groups(saved.kept, problem.groups.size).any(1).astype(problem.dtype).sum()
     total, squares = _gradient_sums(problem, key, inputs, weights)
     at_input = _sums.block_at_input(problem, inputs, saved)
     sizes = jnp.sqrt((weights**2).sum(1))
     changed = ((saved.values != at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
-    between = num_groups / (num_groups - 1)
+    between = jnp.where(num_groups > 1, num_groups / (num_groups - 1), jnp.nan)
     return Report(
         num_samples=jnp.asarray(problem.num_samples, problem.dtype),
         num_discarded=problem.num_samples - num_kept,
@@ -44,28 +45,27 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
 _TINY = 1e-30
 
 
-def _group_totals(problem: Problem, rows: Array) -> Array:
-    """Returns the sum over each group of rows (N, m): (J, m)."""
-    size = problem.groups.size
-    padded = jnp.pad(rows, [(0, -rows.shape[0] % size), (0, 0)])
-    return padded.reshape(-1, size, rows.shape[1]).sum(1)
-
-
 def _gradient_sums(problem: Problem, key: Any, inputs: Inputs, weights: Array) -> tuple[Array, Array]:
     """Returns Σ_j g_j (m, dim) and Σ_j ‖g_j‖² (), with g_j = Σ_{n in j} w_n s(ε_n) / σ."""
-    size, width = problem.groups.size, problem.num_values
-    sigma = inputs[1]
+    size = problem.groups.size
+    sigma = jnp.broadcast_to(inputs[1], (problem.dim,))[None]
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, squares = carry
         eps = _sampling.draw(problem, key, start, count)
-        scores = problem.noise.score(eps) / jnp.broadcast_to(sigma, (problem.dim,))[None]
-        chunk = jax.lax.dynamic_slice(weights, (start, 0), (count, width))
-        padding = [(0, -count % size), (0, 0)]
-        scores = jnp.pad(scores, padding).reshape(-1, size, problem.dim)
-        chunk = jnp.pad(chunk, padding).reshape(-1, size, width)
-        gradients = jnp.einsum("jnm,jnd->jmd", chunk, scores)
-        return (total + gradients.sum(0), squares + (gradients**2).sum()), None
+        scores = problem.noise.score(eps) / sigma
+        chunk = jax.lax.dynamic_slice_in_dim(weights, start, count)
+        squared = _squared_sum(*(_sampling.in_groups(rows, size) for rows in (chunk, scores)))
+        return (total + chunk.T @ scores, squares + squared), None
 
-    carry = jnp.zeros((width, problem.dim), problem.dtype), jnp.zeros((), problem.dtype)
+    carry = jnp.zeros((problem.num_values, problem.dim), problem.dtype), jnp.zeros((), problem.dtype)
     return _sampling.fold(problem, step, carry)[0]
+
+
+def _squared_sum(weights: Array, scores: Array) -> Array:
+    """Returns Σ_j ‖Σ_n w_jn ⊗ s_jn‖² for (J, n, m) and (J, n, dim), by the smaller of two arrays."""
+    size, (m, dim) = weights.shape[1], (weights.shape[2], scores.shape[2])
+    if size**2 <= m * dim:
+        grams = (jnp.einsum("jam,jbm->jab", rows, rows) for rows in (weights, scores))
+        return jnp.multiply(*grams).sum()
+    return (jnp.einsum("jnm,jnd->jmd", weights, scores) ** 2).sum()

@@ -170,11 +170,11 @@ def gradients_from_values(
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
         eps = _sampling.draw(problem, key, start, count)
-        chunk = jax.lax.dynamic_slice(score_weights, (start,), (count,))
+        chunk = jax.lax.dynamic_slice_in_dim(score_weights, start, count)
         scores = _scores(problem, wanted, inputs, eps)
         score_sums = jax.tree.map(lambda carried, s: carried + chunk @ s, score_sums, scores)
         if any(wanted[2:]):
-            kept = jax.lax.dynamic_slice(saved.kept, (start,), (count,))
+            kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]
             eps = kept_samples(problem, key, eps, kept, saved)
             _, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)

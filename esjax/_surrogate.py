@@ -52,8 +52,8 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
         return jnp.where(kept[:, None] > 0, terms, 0).sum(0)
 
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:
-        chunk = jax.lax.dynamic_slice(baselines, (start, 0), (count, problem.num_values))
-        kept = jax.lax.dynamic_slice(saved.kept, (start,), (count,))
+        chunk = jax.lax.dynamic_slice_in_dim(baselines, start, count)
+        kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
         return total + total_of(start, chunk, kept, inputs), None
 
     total, _ = _sampling.fold(problem, step, jnp.zeros(problem.num_values, problem.dtype))

@@ -29,11 +29,11 @@ def accuracy(logits: Array, label: Any) -> Array:
         Array (), in the logits' dtype: 0.0 or 1.0. A NaN counts as the largest logit, as in `jnp.argmax`.
 
     Raises:
-        ValueError: `logits` is not a vector, `label` is no integer, or it is known (not traced) and
+        ValueError: `logits` is no floating vector, `label` is no integer, or it is known (not traced) and
             out of range. A traced label out of range counts as never right.
     """
     logits, label = _one_example("accuracy", logits, label)
-    return (jnp.argmax(logits) == label).astype(logits.dtype)
+    return (jnp.argmax(logits).astype(jnp.int32) == label).astype(logits.dtype)
 
 
 def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
@@ -54,7 +54,7 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
     check_count("k", k)
     if k > logits.shape[0]:
         raise ValueError(f"k={k} is more than the {logits.shape[0]} logits; use k <= {logits.shape[0]}")
-    return (jax.lax.top_k(logits, k)[1] == label.astype(jnp.int32)).any().astype(logits.dtype)
+    return (jax.lax.top_k(logits, k)[1] == label).any().astype(logits.dtype)
 
 
 def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
@@ -65,8 +65,10 @@ def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
         )
     if label.ndim:
         raise ValueError(f"label has shape {label.shape}; give one integer class, shape ()")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits has dtype {logits.dtype}; give floating scores")
     _check_classes("label", label, logits.shape[0])
-    return logits, label
+    return logits, label.astype(jnp.int32)
 
 
 # --- a batch, from predicted classes -----------------------------------------------------------------
@@ -82,7 +84,7 @@ def f1(predicted: Array, labels: Any, *, num_classes: int) -> Array:
     Args:
         predicted: predicted classes (B,), integers in [0, K).
         labels: true classes (B,), integers in [0, K).
-        num_classes: K ≥ 2.
+        num_classes: K ≥ 1.
 
     Returns:
         Array (), floating, in [0, 1].

@@ -8,6 +8,7 @@ one decision's alternatives takes that decision's share, too.
 A decision is a function `(x, sigma, noise) -> Law`; an estimator a function of that law and the block.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from esjax import _flatten, _laws, _mapping, exact
+from esjax import _exact_scores, _flatten, _laws, _mapping, _sampling, exact
 from esjax import noise as _noise
 from esjax._check import check_count, check_key, check_sigma
 from esjax._laws import Law
@@ -38,6 +39,7 @@ def argmax(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     Chances are those of `esjax.exact.argmax_probs`: by quadrature for normal noise (the default), a softmax
     for Gumbel noise. −inf masks a class.
     """
+    _exact_scores.check_scores("x", x, sigma, of_classes=True)
     return _laws.categorical(exact.argmax_probs(x, sigma, noise=noise or _noise.normal))
 
 
@@ -63,7 +65,7 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
         raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
     if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
         raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
-    return _laws.plackett_luce(x, sigma)
+    return _laws.plackett_luce(x, _exact_scores.broadcast("sigma", sigma, x.shape[:-1], x.dtype))
 
 
 # --- estimators --------------------------------------------------------------------------------------
@@ -79,12 +81,12 @@ def score(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size:
     """
     count = _needed(num_samples, "score", least=2)
 
-    def sample(number: Array) -> tuple[Array, Array]:
-        decisions = law.decisions(law.draw(jax.random.fold_in(key, number)))
+    def value_and_log_prob(outcome: Any) -> tuple[Array, Array]:
+        decisions = law.decisions(outcome)
         return block(decisions), law.log_prob(decisions)
 
-    numbers = jnp.arange(count, dtype=jnp.int32)
-    values, log_probs = _mapping.over(sample, chunk_size, numbers)
+    outcomes = _draws(key, law, count, chunk_size)
+    values, log_probs = _mapping.over(value_and_log_prob, chunk_size, outcomes)
     others = jax.lax.stop_gradient((values.sum(0, keepdims=True) - values) / (count - 1))
     box = jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))[:, None]
     return (values * box + others * (1 - box)).mean(0)
@@ -103,9 +105,9 @@ def local_expectation(
 
         ∇F = (1/N) Σ_n Σ_i Σ_a ∇p_i(a | d_n) f(d_n with decision i changed to a)
 
-    With C decisions of A alternatives, it takes N (1 + C (A − 1)) evaluations of the block, so one sample
-    is often enough (Titsias & Lázaro-Gredilla 2015). For a ranking, i is an item and a its place among
-    the others, whose perturbed scores are given.
+    With C decisions of A alternatives, it takes N (1 + C (A − 1)) evaluations of the block, or with
+    `coordinates=c` N (1 + c (A − 1)); one sample is often enough (Titsias & Lázaro-Gredilla 2015). For a
+    ranking, i is an item and a its place among the others, whose perturbed scores are given.
 
     Args:
         key: as for every estimator, given by `smooth_decisions`, as are the next four.
@@ -125,9 +127,10 @@ def local_expectation(
             f"num_samples={count} and {chosen_count} decisions with {changes} other alternatives make more "
             "than 2^31 evaluations; use the option coordinates of local_expectation, or estimator=score"
         )
-    draw_keys, choice_keys = (jax.random.split(each, count) for each in jax.random.split(key))
-    outcomes = jax.vmap(law.draw)(draw_keys)
-    chosen = jax.vmap(partial(_choose, chosen_count, law.num_coordinates))(choice_keys)
+    draw_key, choice_key = jax.random.split(key)
+    outcomes = _draws(draw_key, law, count, chunk_size)
+    choose = partial(_choose, chosen_count, law.num_coordinates)
+    chosen = jax.vmap(choose)(jax.random.split(choice_key, count))
     values = _mapping.over(lambda outcome: block(law.decisions(outcome)), chunk_size, outcomes)
 
     def change(number: Array) -> Array:
@@ -143,8 +146,10 @@ def local_expectation(
     def of_sample(outcome: Any, chosen: Array, value: Array, changed: Array) -> Array:
         probs = law.probs(outcome)[chosen] * (law.num_coordinates / chosen_count)
         differences = changed - value[None, None]  # Σ_a ∇p(a) = 0: the one drawn need not be evaluated
-        differences = jnp.where(probs[..., None] > 0, differences, 0)  # a masked one may be NaN
-        return with_slopes(value, probs, differences, law.log_likelihood(outcome))
+        differences = jnp.where(probs[..., None] == 0, 0, differences)  # a masked one may be NaN
+        log_likelihood = law.log_likelihood(outcome)
+        value = jnp.where(jnp.isnan(log_likelihood), jnp.nan, value)  # scores are NaN
+        return with_slopes(value, probs, differences, log_likelihood)
 
     return jax.vmap(of_sample)(outcomes, chosen, values, changed).mean(0)
 
@@ -160,21 +165,27 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
     del key
     if num_samples is not None:
         raise ValueError(f"num_samples={num_samples} is not used by enumeration; leave it out")
-    if law.num_outcomes > _MOST_OUTCOMES:
+    if law.log_num_outcomes > math.log(_MOST_OUTCOMES) + 1e-6:
         raise ValueError(
-            f"{law.num_coordinates} decisions with {law.num_alternatives} alternatives have more than "
-            f"{_MOST_OUTCOMES} outcomes; smooth one example, with jax.vmap over examples, or use "
+            f"there are about 10^{law.log_num_outcomes / math.log(10):.1f} outcomes, and enumeration sums "
+            f"over {_MOST_OUTCOMES} at most; smooth one example at a time by jax.vmap, or use "
             "estimator=local_expectation"
         )
 
     def weigh(decisions: Array) -> Array:
-        weight = jnp.exp(law.log_prob(decisions))
-        return weight * jnp.where(weight > 0, block(decisions), 0)  # a masked one may be NaN
+        weight = law.prob(decisions)
+        return weight * jnp.where(weight == 0, 0, block(decisions))  # a masked one may be NaN
 
     return _mapping.over(weigh, chunk_size, jnp.asarray(law.outcomes())).sum(0)
 
 
 _MOST_OUTCOMES = 2**16
+
+
+def _draws(key: Any, law: Law, count: int, chunk_size: int) -> Any:
+    """Returns N outcomes, the same for every chunking."""
+    at_once = chunk_size if _sampling.draws_of_vmap_are_those_of_a_loop(key) else 1
+    return _mapping.over(law.draw, at_once, jax.random.split(key, count))
 
 
 def _needed(num_samples: int | None, estimator: str, *, least: int) -> int:
@@ -186,7 +197,7 @@ def _needed(num_samples: int | None, estimator: str, *, least: int) -> int:
 def _chosen(coordinates: int | None, num_coordinates: int) -> int:
     if coordinates is None:
         return num_coordinates
-    check_count("coordinates", coordinates)
+    coordinates = check_count("coordinates", coordinates)
     if coordinates > num_coordinates:
         raise ValueError(
             f"coordinates={coordinates} is more than the {num_coordinates} decisions; use fewer, or None"
@@ -228,8 +239,8 @@ def smooth_decisions(
             black box. For many examples of one decision each, `jax.vmap` the smoothed function with
             split keys; a metric of a batch, such as F1, takes the decisions of the whole batch.
         decision: `esjax.decisions.argmax`, `threshold` or `ranking`.
-        sigma: σ > 0, the scale of the noise in units of x: (), or one for each decision: x's shape, less
-            the last axis for `argmax` and `ranking`.
+        sigma: σ > 0, the scale of the noise in units of x: (), or what broadcasts to one for each decision,
+            x's shape (less the last axis for `argmax` and `ranking`).
         num_samples: N ≥ 1, sampled decisions per call; at least 2 for `score`, none for `enumeration`.
         estimator: `esjax.decisions.score`, `local_expectation` or `enumeration`; each says how many
             evaluations of `fun` it takes.
@@ -263,31 +274,28 @@ def smooth_decisions(
         if not callable(value):
             raise ValueError(f"{name}={value!r} is not callable; pass a function")
     check_sigma(sigma)
-    if num_samples is not None:
-        check_count("num_samples", num_samples)
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size)
+    num_samples = None if num_samples is None else check_count("num_samples", num_samples)
+    chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     if noise is not None and not isinstance(noise, _noise.Noise):
         raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
     default_sigma = sigma
 
     def smoothed(key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         check_key(key)
-        sigma = default_sigma if sigma is None else sigma
-        check_sigma(sigma)
-        x = _scores(x)
-        law = decision(x, _flatten.widen(jnp.asarray(sigma, x.dtype)), noise)
-        decisions = jax.eval_shape(lambda key: law.decisions(law.draw(key)), key)
-        shape = _shape_of_values(fun, decisions, args)
+        x, sigma = _scores(x), _scale(default_sigma if sigma is None else sigma)
+        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
+        shape = _shape_of_values(fun, _decided(decision, noise, key, x, sigma), args)
         dtype = _flatten.accumulator_dtype((x, shape))
+        x, sigma = x.astype(dtype), sigma.astype(dtype)
+        check_sigma(sigma)
         num_values = sum(leaf.size for leaf in jax.tree.leaves(shape))
 
         def block(decisions: Array) -> Array:
             return _flatten.flatten(fun(decisions, *args), dtype)
 
-        width = max(x.size, num_values, 1)
-        at_once = chunk_size or _mapping.at_once(_mapping.CHUNK_FLOATS, width)
-        return _flatten.unflattener(shape)(estimator(key, law, block, num_samples, at_once))
+        at_once = chunk_size or max(_mapping.CHUNK_FLOATS // max(x.size, num_values), 1)
+        values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
+        return _flatten.unflattener(shape)(values)
 
     return smoothed
 
@@ -302,7 +310,28 @@ def _scores(x: Any) -> Array:
         raise ValueError(
             f"x has dtype {array.dtype}; give the scores that decide, floating, not the decisions themselves"
         )
+    if not array.size:
+        raise ValueError(f"x has shape {array.shape}, with nothing to decide; leave empty batches out")
     return _flatten.widen(array)
+
+
+def _scale(sigma: Any) -> Array:
+    check_sigma(sigma)
+    if not jax.tree_util.all_leaves([sigma]):
+        raise ValueError(f"sigma is a {type(sigma).__name__}; give one number, or one for each decision")
+    return jnp.asarray(sigma)
+
+
+def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array, sigma: Array) -> Any:
+    """Returns shape and dtype of the decisions."""
+
+    def decide(key: Any, x: Array, sigma: Array) -> Array:
+        law = decision(x, sigma.astype(x.dtype), noise)
+        if not isinstance(law, Law):
+            raise ValueError(f"decision={decision!r} returns a {type(law).__name__}; return a decisions.Law")
+        return law.decisions(law.draw(key))
+
+    return jax.eval_shape(decide, key, x, sigma)
 
 
 def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, ...]) -> Any:

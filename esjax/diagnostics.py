@@ -6,11 +6,14 @@ value, report = smoothed.with_info(key, x, *args)                 # in training,
 
 import math
 import time
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from esjax._check import check_count
 
 Array = jax.Array
 
@@ -24,7 +27,8 @@ class Report(NamedTuple):
     Attributes:
         num_samples: N.
         num_discarded: samples that `discard` left out.
-        share_changed: share of the samples kept whose value is not f(x): if 0, there is no gradient.
+        share_changed: share of the samples kept whose value is not f(x): if 0, there is no gradient. (If f(x)
+            is itself a value to discard, it is 1, and the bias NaN.)
         effective_samples: (Σ |w_n|)² / Σ w_n², w_n = f_n − b_n: how many samples carry the gradient.
         bias: ‖F̂ − f(x)‖, what smoothing changes in the value.
         value_error: standard error of the value F̂, Euclidean over several values.
@@ -66,15 +70,17 @@ class Report(NamedTuple):
         Raises:
             ValueError: `signal_to_noise` is not a finite number > 0.
         """
-        if not 0 < signal_to_noise < math.inf:
+        if not (isinstance(signal_to_noise, Real) and 0 < signal_to_noise < math.inf):
             raise ValueError(
-                f"signal_to_noise={signal_to_noise} must be a finite number > 0; 1 is a good one"
+                f"signal_to_noise={signal_to_noise!r} must be a finite number > 0; 1 is a good one"
             )
         kept = self.num_samples - self.num_discarded
         return jnp.ceil(kept * (signal_to_noise / self.signal_to_noise) ** 2)
 
     def __str__(self) -> str:
         """A table of the report of one gradient; `combined` makes one of many."""
+        if isinstance(self.num_samples, jax.core.Tracer):
+            return f"{type(self).__name__} of traced values; return it from jit, and print it there"
         if jnp.ndim(self.num_samples):
             return (
                 f"{type(self).__name__} of {jnp.shape(self.num_samples)} gradients; see diagnostics.combined"
@@ -116,7 +122,10 @@ def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> 
         (True, True)
     """
     if not hasattr(smoothed, "with_info"):
-        raise ValueError(f"smoothed={smoothed!r} has no samples to report on; pass what esjax.smooth returns")
+        raise ValueError(
+            f"smoothed={smoothed!r} has no report on its samples; pass what esjax.smooth returns "
+            "(not esjax.smooth_decisions)"
+        )
     return smoothed.with_info(key, x, *args, sigma=sigma)[1]
 
 
@@ -143,7 +152,7 @@ def combined(reports: Report, axis: int | None = None) -> Report:
     return Report(
         num_samples=reports.num_samples.sum(axis),
         num_discarded=reports.num_discarded.sum(axis),
-        share_changed=(reports.share_changed * kept).sum(axis) / kept.sum(axis),
+        share_changed=jnp.where(kept > 0, reports.share_changed * kept, 0).sum(axis) / kept.sum(axis),
         effective_samples=reports.effective_samples.sum(axis),
         bias=root_of_sum(reports.bias),
         value_error=root_of_sum(reports.value_error),
@@ -160,13 +169,16 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
         key: a PRNG key.
         x: as for the call.
         *args: as for the call.
-        num_calls: the median of so many calls is taken, after one that warms up.
+        num_calls: the median of so many calls is taken, ≥ 1, after one that warms up.
+
+    Raises:
+        ValueError: as the call; or `num_calls` is out of range.
     """
-    num_samples = float(diagnose(smoothed, key, x, *args).num_samples)
+    check_count("num_calls", num_calls)
 
     def sums(x: Any, key: Any, *args: Any) -> Array:
         leaves = jax.tree.leaves(smoothed(key, x, *args))
-        return jnp.stack([leaf.sum() for leaf in leaves]).sum()
+        return jnp.stack([leaf.sum().astype(jnp.float32) for leaf in leaves]).sum()
 
     call = jax.jit(jax.value_and_grad(sums))
 
@@ -176,7 +188,7 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
         return time.perf_counter() - start
 
     seconds()
-    return num_samples / float(np.median([seconds() for _ in range(num_calls)]))
+    return smoothed.num_samples / float(np.median([seconds() for _ in range(num_calls)]))
 
 
 def plot(reports: Report, steps: Any = None) -> Any:

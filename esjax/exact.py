@@ -58,7 +58,7 @@ def argmax_probs(
         >>> print(f"{probs[0]:.4f}")
         0.7602
     """
-    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes)
+    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_noise(noise, ("normal", "gumbel"))
     return _argmax_probs(noise, num_nodes, scores, sigma).astype(logits.dtype)
 
@@ -104,7 +104,7 @@ def accuracy(
     Raises:
         ValueError: as `argmax_probs`; or labels are not integers (...), or known and out of range.
     """
-    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes)
+    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_noise(noise, ("normal", "gumbel"))
     labels = _scores.check_labels(labels, scores)
     return _accuracy(noise, num_nodes, scores, labels, sigma).astype(logits.dtype)
@@ -143,7 +143,7 @@ def top_k_probs(logits: Any, k: int, sigma: Any, *, num_nodes: int | None = None
     Raises:
         ValueError: as `argmax_probs`; or `k` is out of range.
     """
-    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes)
+    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_k(k, scores)
     return _top_k_probs(k, num_nodes, scores, sigma).astype(logits.dtype)
 
@@ -176,7 +176,7 @@ def top_k_accuracy(logits: Any, labels: Any, k: int, sigma: Any, *, num_nodes: i
     Raises:
         ValueError: as `accuracy`; or `k` is out of range.
     """
-    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes)
+    logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     labels = _scores.check_labels(labels, scores)
     _scores.check_k(k, scores)
     return _top_k_accuracy(k, num_nodes, scores, labels, sigma).astype(logits.dtype)
@@ -208,7 +208,7 @@ def threshold_probs(
     Raises:
         ValueError: an argument is out of range, or known x holds NaN (traced ones give NaN).
     """
-    x, scores, sigma = _scores.check_scores("x", x, sigma, None)
+    x, scores, sigma = _scores.check_scores("x", x, sigma)
     _scores.check_noise(noise, ("normal", "logistic", "gumbel"))
     threshold = _scores.broadcast("threshold", threshold, scores.shape, scores.dtype)
     if not isinstance(threshold, jax.core.Tracer):

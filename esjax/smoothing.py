@@ -83,23 +83,34 @@ def smooth(
         >>> print(f"{slope:.1f}")
         0.8
     """
+    num_samples = check_count("num_samples", num_samples)
+    chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size)
     _check_options(fun, options, sigma, control)
     if control is None:
-        return Smoothed(partial(_estimate, fun, options), sigma)
+        return Smoothed(partial(_estimate, fun, options), sigma, num_samples)
 
     def half(fun: Callable[..., Any], num_samples: int) -> Smoothed:
-        return Smoothed(partial(_estimate, fun, options._replace(num_samples=num_samples)), sigma)
+        return Smoothed(
+            partial(_estimate, fun, options._replace(num_samples=num_samples)), sigma, num_samples
+        )
 
-    return Smoothed(_control.with_control(half, fun, control, num_samples), sigma)
+    return Smoothed(_control.with_control(half, fun, control, num_samples), sigma, num_samples)
 
 
 class Smoothed:
-    """A smoothed function: `smoothed(key, x, *args, sigma=None)`; see `smooth`."""
+    """A smoothed function: `smoothed(key, x, *args, sigma=None)`; see `smooth`.
 
-    def __init__(self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any) -> None:
+    Attributes:
+        num_samples: N, evaluations of the block per call.
+    """
+
+    def __init__(
+        self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
+    ) -> None:
         self._estimate = estimate
         self._sigma = sigma
+        self.num_samples = num_samples
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
@@ -230,9 +241,6 @@ def _check_options(fun: Any, options: _Options, sigma: Any, control: Any) -> Non
     if not callable(fun):
         raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
     check_sigma(sigma)
-    check_count("num_samples", options.num_samples)
-    if options.chunk_size is not None:
-        check_count("chunk_size", options.chunk_size)
     if not isinstance(options.noise, noise.Noise):
         raise ValueError(f"noise={options.noise!r} is no Noise; use one of esjax.noise, such as normal")
     if not callable(options.sampler):

@@ -25,6 +25,12 @@ def test_accuracy_has_the_dtype_of_the_logits(dtype):
     assert esjax.blocks.accuracy(jnp.array([0.0, 1.0], dtype), 1).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16, jnp.int32])
+def test_labels_may_be_any_integers(dtype):
+    for block in (esjax.blocks.accuracy, partial(esjax.blocks.top_k_accuracy, k=1)):
+        assert block(jnp.array([0.0, 1.0]), jnp.array(1, dtype)) == 1
+
+
 def test_a_traced_label_out_of_range_is_never_right():
     assert jax.jit(esjax.blocks.accuracy)(jnp.array([0.0, 1.0]), 2) == 0
 
@@ -60,6 +66,7 @@ CLASSES = np.array([0, 1, 2])
     ("call", "match"),
     [
         (lambda: esjax.blocks.accuracy(np.zeros((2, 3)), 0), r"logits has shape \(2, 3\).*jax\.vmap"),
+        (lambda: esjax.blocks.accuracy(CLASSES, 0), "logits has dtype int"),
         (lambda: esjax.blocks.accuracy(ZEROS, 3), "label=3 is out of range for 3 classes; use 0 to 2"),
         (lambda: esjax.blocks.accuracy(ZEROS, -1), "label=-1 is out of range"),
         (lambda: esjax.blocks.accuracy(ZEROS, 1.0), "label has dtype float32"),

@@ -276,6 +276,52 @@ def test_narrow_scores_come_back_in_their_dtype_and_wide_ones_are_wide():
         assert gradient.dtype == jnp.float64
 
 
+def test_values_wider_than_the_scores_decide_the_dtype_of_the_sums():
+    with jax.enable_x64(True):
+        x = jnp.asarray(X["argmax"], jnp.float32)
+        for estimator in ESTIMATORS:
+            smoothed = _smooth(lambda chosen: chosen.sum().astype(jnp.float64), "argmax", estimator)
+            value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(jax.random.key(0), x)
+            assert value.dtype == jnp.float64 and gradient.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", ["argmax", "threshold"])
+def test_nan_scores_that_cannot_be_seen_under_jit_stay_nan(name, estimator):
+    x = jnp.asarray(X[name], jnp.float32).at[0].set(jnp.nan)
+    smoothed = _smooth(lambda chosen: chosen.sum().astype(jnp.float32), name, estimator)
+    assert np.isnan(jax.jit(smoothed)(jax.random.key(0), x))
+
+
+@pytest.mark.parametrize("estimator", ["score", "local_expectation", "enumeration"])
+@pytest.mark.parametrize(("name", "x"), [("argmax", [[0.0, 1.0, 14.0]]), ("threshold", [10.0, -12.0, 0.5])])
+def test_second_derivatives_of_confident_decisions_are_finite(name, x, estimator):
+    smoothed = _smooth(lambda chosen: chosen.sum().astype(jnp.float32) ** 2, name, estimator, sigma=1.0)
+    hessian = jax.jit(jax.hessian(smoothed, 1))(jax.random.key(0), jnp.array(x))
+    assert np.isfinite(hessian).all()
+
+
+@pytest.mark.parametrize("estimator", ["score", "local_expectation"])
+def test_rbg_keys_draw_the_same_whatever_the_chunks(estimator):
+    key, x = jax.random.key(0, impl="rbg"), jnp.asarray(X["argmax"], jnp.float32)
+    values = [_smooth(_block, "argmax", estimator, chunk_size=size)(key, x, WEIGHT) for size in (1, 3, None)]
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
+
+
+def test_numpy_integers_count_as_numbers():
+    few = partial(decisions.local_expectation, coordinates=np.int16(150))
+    for num_samples in (np.int64(2), np.int16(100)):
+        smoothed = esjax.smooth_decisions(
+            lambda chosen: chosen.sum().astype(jnp.float32),
+            decision=decisions.argmax,
+            sigma=1.0,
+            num_samples=num_samples,
+            estimator=few,
+        )
+        gradient = jax.jit(jax.grad(smoothed, 1))(jax.random.key(0), jnp.zeros((200, 3)))
+        assert (np.abs(gradient).max(1) > 0).sum() >= 150
+
+
 def test_a_block_may_close_over_traced_values():
     @jax.jit
     def gradient(x, weight):
@@ -305,6 +351,12 @@ def _derives(chosen):
         ({"estimator": "score"}, X33, "estimator='score' is not callable"),
         ({"sigma": 0.0}, X33, "sigma=0.0 must be a finite number > 0"),
         ({"sigma": jnp.ones(2)}, X33, "sigma has shape"),
+        ({"sigma": jnp.ones(3), "decision": decisions.ranking}, X33[:2], "sigma has shape"),
+        ({"sigma": 1e-50}, X33, "sigma=0.0 must be a finite number > 0"),
+        ({"sigma": {"a": 1.0}}, X33, "sigma is a dict; give one number"),
+        ({"decision": lambda x, sigma, noise: 3}, X33, "returns a int; return a decisions.Law"),
+        ({}, jnp.zeros((0, 3)), r"x has shape \(0, 3\), with nothing to decide"),
+        ({"args": ("a",)}, X33, r"args\[0\]='a' is no array"),
         ({"num_samples": 0}, X33, "num_samples=0 must be a whole number"),
         ({"num_samples": None}, X33, "num_samples=None is too few for score; use num_samples >= 2"),
         ({"num_samples": 1}, X33, "num_samples=1 is too few for score"),
@@ -317,7 +369,7 @@ def _derives(chosen):
         (
             {"estimator": decisions.enumeration, "num_samples": None},
             jnp.zeros((20, 3)),
-            "20 decisions with 3 alternatives have more than 65536 outcomes; .*jax.vmap",
+            "about 10.9.5 outcomes, and enumeration sums over 65536 at most; .*jax.vmap",
         ),
         (
             {"estimator": partial(decisions.local_expectation, coordinates=4)},
@@ -338,7 +390,7 @@ def _derives(chosen):
         ({"chunk_size": 0}, X33, "chunk_size=0 must be"),
         ({}, jnp.zeros((3, 3), int), "x has dtype int32; give the scores that decide"),
         ({}, {"a": X33}, "x is a dict; give one array"),
-        ({}, X33.at[0, 0].set(jnp.nan), "logits holds NaN"),
+        ({}, X33.at[0, 0].set(jnp.nan), "x holds NaN"),
         ({}, X33.at[0].set(-jnp.inf), "all −inf"),
         ({"fun": lambda chosen: chosen.sum()}, X33, "the value of fun has dtype int32"),
         ({"fun": _derives}, X33, "fun asks for a derivative in its decisions"),
@@ -352,8 +404,9 @@ def test_wrong_arguments_are_refused_by_name(options, x, match):
         "num_samples": 4,
     }
     given |= options
+    args = given.pop("args", ())
     with pytest.raises(ValueError, match=match):
-        esjax.smooth_decisions(given.pop("fun"), **given)(jax.random.key(0), x)
+        esjax.smooth_decisions(given.pop("fun"), **given)(jax.random.key(0), x, *args)
 
 
 def test_a_key_is_asked_for():

@@ -134,6 +134,41 @@ def test_discarded_samples_are_counted_and_left_out():
     np.testing.assert_allclose(report.gradient_norm, jnp.linalg.norm(gradient), rtol=1e-4)
 
 
+def test_the_error_of_a_value_is_that_of_the_samples_kept():
+    def fun(x):
+        return jnp.where(x[0] > 0, jnp.nan, x[1] + 5)
+
+    smoothed = _smooth(fun, 100, discard=jnp.isnan)
+    keys = jax.random.split(jax.random.key(0), NUM_REPEATS)
+    values, reports = jax.jit(jax.vmap(lambda key: smoothed.with_info(key, jnp.zeros(2))))(keys)
+    assert abs(float(jnp.sqrt((reports.value_error**2).mean()) / values.std()) - 1) < 0.1
+
+
+@pytest.mark.parametrize("discard", [None, jnp.isnan])
+def test_reports_and_hessians_work_in_float64(discard):
+    with jax.enable_x64(True):
+        x, key = jnp.asarray(X, jnp.float64), jax.random.key(0)
+        smoothed = _smooth(_several, discard=discard)
+        assert diagnostics.diagnose(smoothed, key, x).gradient_norm.dtype == jnp.float64
+        hessians = jax.tree.leaves(jax.hessian(lambda x: smoothed(key, x))(x))
+        assert all(np.isfinite(hessian).all() for hessian in hessians)
+
+
+@pytest.mark.parametrize("sampler", ["antithetic", "orthogonal"])
+def test_errors_of_many_values_by_gram_matrices_are_those_of_the_sums(sampler, monkeypatch):
+    def many(x):
+        return jnp.where(x[:, None] > x[None, :], 1.0, 0.0)
+
+    report = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
+    direct = esjax._statistics._squared_sum
+    padded = lambda weights, scores: direct(  # noqa: E731  # so long a group that its array is the smaller
+        jnp.pad(weights, [(0, 0), (0, 200), (0, 0)]), jnp.pad(scores, [(0, 0), (0, 200), (0, 0)])
+    )
+    monkeypatch.setattr(esjax._statistics, "_squared_sum", padded)
+    again = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
+    np.testing.assert_allclose(report.gradient_error, again.gradient_error, rtol=1e-4)
+
+
 def test_value_and_gradient_are_those_of_a_call_without_report():
     smoothed, key = _smooth(_sorted), jax.random.key(0)
     with_report = jax.jit(jax.value_and_grad(smoothed.with_info, 1, has_aux=True))
@@ -183,6 +218,9 @@ def test_a_report_prints_as_a_table_and_plots():
     assert "diagnostics.combined" in str(reports)
     assert len(diagnostics.plot(reports, steps=range(0, 50, 10)).axes) == 4
     assert diagnostics.evaluations_per_second(smoothed, keys[0], X) > 0
+    traced = []
+    jax.jit(lambda key: traced.append(str(smoothed.with_info(key, X)[1])))(keys[0])
+    assert "return it from jit" in traced[0]
 
 
 def test_a_flat_block_has_no_signal_and_says_so():
@@ -202,6 +240,10 @@ def test_one_group_has_no_error_to_report():
     ("call", "match"),
     [
         (lambda: diagnostics.diagnose(jnp.sum, jax.random.key(0), X), "pass what esjax.smooth returns"),
+        (
+            lambda: diagnostics.evaluations_per_second(_smooth(_sorted), jax.random.key(0), X, num_calls=0),
+            "num_calls=0 must be",
+        ),
         (
             lambda: diagnostics.diagnose(
                 _smooth(_sorted, control=(_sorted, lambda x, sigma: _sorted(x))), jax.random.key(0), X

@@ -235,3 +235,10 @@ def test_rbg_keys_draw_the_same_whatever_the_chunks():
         for size in (None, 8, 5)
     ]
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
+
+
+def test_numpy_integers_count_as_numbers():
+    for sampler in (esjax.samplers.auto, esjax.samplers.sobol):
+        smoothed = esjax.smooth(jnp.sum, sigma=1.0, num_samples=np.int64(64), sampler=sampler)
+        same = esjax.smooth(jnp.sum, sigma=1.0, num_samples=64, sampler=sampler)
+        assert smoothed(jax.random.key(0), jnp.ones(3)) == same(jax.random.key(0), jnp.ones(3))

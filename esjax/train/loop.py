@@ -28,9 +28,10 @@ class Epoch(NamedTuple):
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.
         gradient_norm: mean over the steps.
-        signal_to_noise: of the gradient in a batch's logits, median over the steps; None where not sampled.
-        class_gradients: for each class the mean over its examples of ‖∂loss_b/∂logits_b‖, loss_b the
-            example's own loss; None for a class without any.
+        signal_to_noise: of the gradient in a batch's logits, median over the steps where it is finite;
+            None where there is none, or no samples.
+        class_gradients: for each class the mean over its examples of ‖∂loss/∂logits_b‖ times the batch's
+            size; None for a class without any.
         seconds_per_step: of training alone, without evaluation.
     """
 
@@ -53,7 +54,7 @@ class Epoch(NamedTuple):
     def vanished_classes(self) -> list[int]:
         """Of these, those whose gradient is below 1 % of the mean class's: they will stay lost."""
         norms = [norm for norm in self.class_gradients if norm is not None]
-        limit = _VANISHED * sum(norms) / len(norms)
+        limit = _VANISHED * sum(norms) / max(len(norms), 1)
         return [label for label in self.lost_classes if (self.class_gradients[label] or 0) <= limit]
 
 

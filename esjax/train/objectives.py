@@ -94,7 +94,7 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
             K − 1 per example, and one sample is drawn at least.
 
     Raises:
-        ValueError: by `esjax.smooth_decisions`, for σ out of range.
+        ValueError: by `esjax.smooth_decisions`, for σ out of range, when called.
     """
 
     def objective(key: Any, logits: Array, labels: Array) -> Result:

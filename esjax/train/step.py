@@ -45,7 +45,7 @@ class Metrics(NamedTuple):
         gradient_norm: (), Euclidean, of the gradient in all parameters.
         signal_to_noise: (), of the gradient in the batch's logits; NaN where it was not sampled.
         class_counts: (K,), examples of each class.
-        class_gradients: (K,), sum over these of ‖∂loss_b/∂logits_b‖, loss_b the example's own loss.
+        class_gradients: (K,), sum over these of B ‖∂loss/∂logits_b‖.
     """
 
     loss: Array
