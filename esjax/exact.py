@@ -54,9 +54,9 @@ def argmax_probs(
 
     Example:
         >>> import jax.numpy as jnp, esjax.exact
-        >>> probs = esjax.exact.argmax_probs(jnp.array([1.0, 0.0]), sigma=1.0)  # Φ(1 / √2) = 0.7602
-        >>> print(f"{probs[0]:.4f}")
-        0.7602
+        >>> probs = esjax.exact.argmax_probs(jnp.array([1.0, 0.0]), sigma=1.0)  # Φ(1 / √2) = 0.7602...
+        >>> print(f"{probs[0]:.3f}")
+        0.760
     """
     logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_noise(noise, ("normal", "gumbel"))

@@ -33,12 +33,13 @@ PROBLEMS = {
     "accuracy": (_accuracy, X),
     "several values": (_several, X),
 }
-SAMPLERS = {
-    "iid": "leave_one_out",
-    "antithetic": "leave_one_out",
-    "orthogonal": "none",
-    "auto": "leave_one_out",
-}
+CASES = [
+    *((name, "iid", "leave_one_out") for name in PROBLEMS),
+    *((name, "auto", "leave_one_out") for name in ("rounding", "sort", "several values")),
+    ("rank correlation", "antithetic", "leave_one_out"),
+    ("threshold count", "orthogonal", "none"),
+    ("several values", "antithetic", "none"),
+]
 
 
 def _smooth(fun, num_samples=64, sampler="iid", baseline="leave_one_out", **options):
@@ -65,8 +66,7 @@ def _repeats(smoothed, x, num_repeats=NUM_REPEATS):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.jit(jax.vmap(one))(keys))
 
 
-@pytest.mark.parametrize(("sampler", "baseline"), SAMPLERS.items())
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(("name", "sampler", "baseline"), CASES)
 def test_predicted_errors_are_those_of_repeated_gradients(name, sampler, baseline):
     fun, x = PROBLEMS[name]
     values, gradients, reports = _repeats(_smooth(fun, 64, sampler, baseline), x)

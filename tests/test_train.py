@@ -68,7 +68,6 @@ def _train(options, path, stop_after=None):
         ("cnn", "accuracy", "es"),
         ("mlp", "accuracy", "exact"),
         ("cnn", "macro-f1", "es"),
-        ("mlp", "cross-entropy", "es"),
         ("cnn", "cross-entropy", "es"),
     ],
 )
@@ -128,7 +127,7 @@ def test_the_gradient_that_reaches_the_network_is_that_of_the_smoothed_metric(na
     def estimated(key):
         return jax.grad(lambda w: objective(key, images @ w, labels)[0])(weights)
 
-    keys = jax.random.split(jax.random.key(3), 20_000 if names[1] == "es" else 2)
+    keys = jax.random.split(jax.random.key(3), 8000 if names[1] == "es" else 2)
     draws = np.asarray(jax.jit(jax.vmap(estimated))(keys), np.float64).reshape(len(keys), 6)
     error = np.maximum(draws.std(0) / len(draws) ** 0.5, 1e-6)
     assert np.abs((draws.mean(0) - truth) / error).max() < 4

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from esjax.train import cli, compare, config
+from esjax.train import cli, compare, config, objectives
 from esjax.train.loop import Epoch
 
 
@@ -39,7 +39,7 @@ def test_train_ends_with_accuracy_pictures_and_checkpoint(npz, tmp_path, capsys)
     assert not list(tmp_path.rglob("*.part"))
 
 
-NAMES = get_args(config.Contender)
+NAMES = ["accuracy:exact", "macro-f1", "cross-entropy"]
 
 
 def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, capsys):
@@ -53,6 +53,14 @@ def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, caps
     epochs = json.loads((out / "results.json").read_text())["epochs"]
     assert [[len(seed) for seed in seeds] for seeds in epochs.values()] == [[2, 2]] * len(NAMES)
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", get_args(config.Contender))
+def test_each_contender_is_an_objective_and_an_estimator(name):
+    options = config.CompareConfig(objectives=(name,), k=3).of_run(name, 1)
+    known = objectives.PLAIN.keys() | {":".join(names).removesuffix(":es") for names in objectives.SMOOTHED}
+    assert name in known and (options.seed, options.k) == (1, 3)
+    assert f"{options.objective}:{options.estimator}".removesuffix(":es") == name
 
 
 def test_diagnose_says_for_each_class_whether_its_gradient_is_signal(npz, tmp_path, capsys):
