@@ -16,7 +16,7 @@ from esjax import exact
 NORMAL, GUMBEL, LOGISTIC = esjax.noise.normal, esjax.noise.gumbel, esjax.noise.logistic
 
 
-def _oracle(logits, label, sigma=1.0):
+def _oracle(logits, label, sigma=1.0, num_nodes=400):
     """P(label wins) and its gradient, by a dense midpoint rule in float64; no code in common with `exact`."""
     s = np.asarray(logits, np.float64) / sigma
     s = np.clip(s - s[label], -45, 45)
@@ -24,9 +24,9 @@ def _oracle(logits, label, sigma=1.0):
     best = rivals.max()
     lower = max(min(0, best / 2, best) - 9, -46)
     upper = min(max(0, best) + 10 + np.sqrt(2 * np.log(s.size)), 46)
-    step = (upper - lower) / 400
+    step = (upper - lower) / num_nodes
     win, lose, slopes = 0.0, 0.0, np.zeros(rivals.size)
-    for u in lower + step * (np.arange(400) + 0.5):
+    for u in lower + step * (np.arange(num_nodes) + 0.5):
         z = u - rivals
         log_cdf = np.where(z > 0, np.log1p(-special.ndtr(-np.maximum(z, 0))), special.log_ndtr(z))
         hazard = np.exp(-z * z / 2 - log_cdf) / np.sqrt(2 * np.pi)
@@ -97,6 +97,23 @@ def test_long_logits_vectors_are_right(size):
         truth = np.exp(-u * u / 2 + log_cdf).sum() * (u[1] - u[0]) / np.sqrt(2 * np.pi)
         assert abs(value - truth) < 1e-5 * truth
         assert abs(np.asarray(gradient, np.float64).sum()) < 1e-5 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("size", [32768, 262144])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-9)])
+def test_gradients_of_long_logits_vectors_are_right(size, dtype, tolerance):
+    logits = (3 * np.random.default_rng(0).normal(size=size)).astype(np.float32)
+    label = np.argsort(-logits)[2]
+    value, gradient = _oracle(logits, label, num_nodes=200)
+    with jax.enable_x64(dtype == np.float64):
+        x = jnp.asarray(logits, dtype)
+        of_label = jax.jit(jax.value_and_grad(exact.accuracy))(x, jnp.asarray(label), 1.0)
+        of_probs = jax.jit(jax.value_and_grad(lambda x: exact.argmax_probs(x, 1.0)[label]))(x)
+        for found, found_gradient in (of_label, of_probs):
+            assert abs(found - value) < tolerance * value
+            assert _error(found_gradient, gradient) < tolerance
+        probs = np.asarray(jax.jit(exact.argmax_probs)(x, 1.0), np.float64)
+        assert abs(probs.sum() - 1) < 1e-6
 
 
 def test_two_classes_are_the_known_closed_form_in_everything():
