@@ -41,6 +41,20 @@ def check_sigma(sigma: Any) -> None:
             )
 
 
+def check_classes(name: str, classes: Any, num_classes: int) -> None:
+    """Raises `ValueError` unless the array `classes` is of integers and, where known, in [0, num_classes)."""
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {classes.dtype}; give integer classes")
+    if isinstance(classes, jax.core.Tracer):
+        return
+    values = np.asarray(classes)
+    wrong = values[(values < 0) | (values >= num_classes)]
+    if wrong.size:
+        raise ValueError(
+            f"{name}={wrong.flat[0]} is out of range for {num_classes} classes; use 0 to {num_classes - 1}"
+        )
+
+
 def check_key(key: Any) -> None:
     """Raises `ValueError` unless `key` is one PRNG key, typed or raw."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)

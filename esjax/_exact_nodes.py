@@ -21,7 +21,8 @@ _LOG_TOLERANCE = {np.dtype(np.float32): 15.0, np.dtype(np.float64): 25.0}
 """An integrand below exp(−15) or exp(−25) of its peak is left out."""
 _STEP = {np.dtype(np.float32): 0.95, np.dtype(np.float64): 0.75}
 _SHARED_STEP = {np.dtype(np.float32): 0.6, np.dtype(np.float64): 0.42}
-"""Spacing of nodes, in units of the scale on which integrands vary: measured, errors of 1e-6 and 1e-10."""
+"""Spacing of nodes, in units of the scale on which integrands vary: chosen by measurement, so that
+relative errors stay below 1e-5 and 1e-9 (5e-6 and 2e-11 are the worst that were seen)."""
 SCOUTED = 12
 """The number of classes from which it pays to look first where the integrands live."""
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import noise as _noise
-from esjax._check import check_count, check_sigma
+from esjax._check import check_classes, check_count, check_sigma
 from esjax._exact import FAR
 
 Array = jax.Array
@@ -117,20 +117,12 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
 
 def check_labels(labels: Any, scores: Array) -> Array:
     labels = jnp.asarray(labels)
-    num_classes = scores.shape[-1]
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"labels has dtype {labels.dtype} and shape {labels.shape}; "
             f"give one integer class for each example, shape {scores.shape[:-1]}"
         )
-    if not isinstance(labels, jax.core.Tracer):
-        values = np.asarray(labels)
-        wrong = values[(values < 0) | (values >= num_classes)]
-        if wrong.size:
-            raise ValueError(
-                f"labels={wrong.flat[0]} is out of range for {num_classes} classes; "
-                f"use 0 to {num_classes - 1}"
-            )
+    check_classes("labels", labels, scores.shape[-1])
     return labels
 
 

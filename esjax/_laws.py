@@ -121,9 +121,9 @@ def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
 def plackett_luce(x: Array, sigma: Array) -> Law:
     """Returns the law of the order (..., n), best first, of items with scores x + σ ε, Gumbel ε.
 
-    x is (..., n), σ (...).
-    Its coordinates are the items' perturbed scores z: given those of the others, an item's place among
-    them has chances that its own distribution function knows. An outcome is (z, order), both (B, n).
+    x is (..., n), σ (...). Its coordinates are the items' perturbed scores z: given those of the others, an
+    item's place among them has chances that its own distribution function knows. An outcome is
+    (z, order), both (B, n).
     """
     shape, size = x.shape, x.shape[-1]
     scores = x.reshape(-1, size)

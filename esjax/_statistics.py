@@ -12,6 +12,9 @@ from esjax.diagnostics import Report
 
 Array = jax.Array
 
+_TINY = 1e-30
+"""In place of 0, to divide by."""
+
 
 def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     """Returns the report on the gradient in x that the samples give; no derivative goes through it.
@@ -22,7 +25,8 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     inputs, saved = jax.lax.stop_gradient((inputs, saved))
     weights = _sums.weights(problem, saved)
     num_kept = saved.kept.sum()
-    centred = (saved.values - _sums.mean(saved)[None]) * saved.kept[:, None]
+    mean = _sums.mean(saved)
+    centred = (saved.values - mean[None]) * saved.kept[:, None]
     group_totals = _sampling.in_groups(centred, problem.groups.size).sum(1)
     num_groups = _sampling.in_groups(saved.kept, problem.groups.size).any(1).astype(problem.dtype).sum()
     total, squares = _gradient_sums(problem, key, inputs, weights)
@@ -35,14 +39,11 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
         num_discarded=problem.num_samples - num_kept,
         share_changed=changed.sum() / num_kept,
         effective_samples=sizes.sum() ** 2 / jnp.maximum((sizes**2).sum(), _TINY),
-        bias=jnp.linalg.norm(_sums.mean(saved) - at_input),
+        bias=jnp.linalg.norm(mean - at_input),
         value_error=jnp.sqrt((group_totals**2).sum() * between) / num_kept,
         gradient_norm=jnp.linalg.norm(total) / num_kept,
         gradient_error=jnp.sqrt(jnp.maximum(squares - (total**2).sum() / num_groups, 0) * between) / num_kept,
     )
-
-
-_TINY = 1e-30
 
 
 def _gradient_sums(problem: Problem, key: Any, inputs: Inputs, weights: Array) -> tuple[Array, Array]:

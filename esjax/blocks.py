@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from esjax._check import check_count
+from esjax._check import check_classes, check_count
 
 Array = jax.Array
 
@@ -67,7 +66,7 @@ def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
         raise ValueError(f"label has shape {label.shape}; give one integer class, shape ()")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits has dtype {logits.dtype}; give floating scores")
-    _check_classes("label", label, logits.shape[0])
+    check_classes("label", label, logits.shape[0])
     return logits, label.astype(jnp.int32)
 
 
@@ -101,23 +100,10 @@ def f1(predicted: Array, labels: Any, *, num_classes: int) -> Array:
             "for each example"
         )
     for name, array in (("predicted", predicted), ("labels", labels)):
-        _check_classes(name, array, num_classes)
+        check_classes(name, array, num_classes)
     classes = jnp.arange(num_classes, dtype=jnp.int32)[None, :]
     is_predicted = predicted[:, None].astype(jnp.int32) == classes
     is_actual = labels[:, None].astype(jnp.int32) == classes
     counts = [x.sum(0, dtype=jnp.int32) for x in (is_predicted & is_actual, is_predicted, is_actual)]
     hits, num_predicted, num_actual = (count.astype(jnp.result_type(float)) for count in counts)
     return (2 * hits / jnp.maximum(num_predicted + num_actual, 1)).mean()
-
-
-def _check_classes(name: str, classes: Array, num_classes: int) -> None:
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {classes.dtype}; give integer classes")
-    if isinstance(classes, jax.core.Tracer):
-        return
-    values = np.asarray(classes)
-    wrong = values[(values < 0) | (values >= num_classes)]
-    if wrong.size:
-        raise ValueError(
-            f"{name}={wrong.flat[0]} is out of range for {num_classes} classes; use 0 to {num_classes - 1}"
-        )

@@ -29,6 +29,9 @@ Block = Callable[[Array], Array]
 Estimator = Callable[..., Array]
 """`(key, law, block, num_samples, chunk_size) -> values (m,)`, differentiable where the law is."""
 
+_MOST_OUTCOMES = 2**16
+"""How many `enumeration` sums over."""
+
 
 # --- decisions ---------------------------------------------------------------------------------------
 
@@ -65,7 +68,8 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
         raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
     if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
         raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
-    return _laws.plackett_luce(x, _exact_scores.broadcast("sigma", sigma, x.shape[:-1], x.dtype))
+    _, x, sigma = _exact_scores.check_scores("x", x, sigma, of_classes=True)
+    return _laws.plackett_luce(x, sigma)
 
 
 # --- estimators --------------------------------------------------------------------------------------
@@ -179,9 +183,6 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
     return _mapping.over(weigh, chunk_size, jnp.asarray(law.outcomes())).sum(0)
 
 
-_MOST_OUTCOMES = 2**16
-
-
 def _draws(key: Any, law: Law, count: int, chunk_size: int) -> Any:
     """Returns N outcomes, the same for every chunking."""
     at_once = chunk_size if _sampling.draws_of_vmap_are_those_of_a_loop(key) else 1
@@ -287,7 +288,6 @@ def smooth_decisions(
         shape = _shape_of_values(fun, _decided(decision, noise, key, x, sigma), args)
         dtype = _flatten.accumulator_dtype((x, shape))
         x, sigma = x.astype(dtype), sigma.astype(dtype)
-        check_sigma(sigma)
         num_values = sum(leaf.size for leaf in jax.tree.leaves(shape))
 
         def block(decisions: Array) -> Array:

@@ -1,7 +1,10 @@
 """Whether a gradient is signal or noise: what the samples behind it say about themselves.
 
-report = esjax.diagnostics.diagnose(smoothed, key, x, *args)      # a table, by print(report)
-value, report = smoothed.with_info(key, x, *args)                 # in training, by has_aux=True
+    report = esjax.diagnostics.diagnose(smoothed, key, x, *args)  # a table, by print(report)
+
+and in a training step, from the samples of the gradient itself,
+
+    value, report = smoothed.with_info(key, x, *args)             # for has_aux=True
 """
 
 import math

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,9 @@ def test_signal_to_noise_is_logged_where_samples_made_the_gradient(npz, tmp_path
 
 def test_the_gradient_of_each_class_is_that_of_its_examples():
     network = models.MLP((4, 4, 1), 3, rngs=nnx.Rngs(0))
-    trainer, state = step.make_trainer(network, objectives.exact_accuracy(0.5), optax.sgd(0.0))
+    trainer, state = step.make_trainer(
+        network, objectives.in_closed_form(partial(esjax.exact.accuracy, sigma=0.5)), optax.sgd(0.0)
+    )
     images, labels = _blobs().train_images[:30], _blobs().train_labels[:30] % 2  # no example of class 2
     _, metrics = trainer.step(state, (images, labels), jax.random.key(0))
     logits = trainer.logits(state, images)

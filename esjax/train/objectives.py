@@ -61,26 +61,17 @@ def per_example(smoothed: Callable[..., Array]) -> Objective:
 # --- sampled -----------------------------------------------------------------------------------------
 
 
-def accuracy(sigma: float | Array, num_samples: int) -> Objective:
-    """Makes the objective −(smoothed accuracy), its gradient by evolution strategies.
+def sampled(block: Callable[..., Array], sigma: float | Array, num_samples: int) -> Smoothed:
+    """Smooths a block of one example's logits and label, its gradient by evolution strategies.
 
     Args:
+        block: `(logits (K,), label ()) -> reward ()`.
         sigma: σ > 0, in units of the logits; `esjax.sigma.from_logits` suggests one.
-        num_samples: N, evaluations of argmax and accuracy per example and step; even, >= 4.
+        num_samples: N, evaluations of the block per example and step, in pairs (ε, −ε); even, >= 4.
 
     Raises:
         ValueError: by `esjax.smooth`, for σ or N out of range.
     """
-    return per_example(sampled(esjax.blocks.accuracy, sigma, num_samples))
-
-
-def top_k(sigma: float | Array, num_samples: int, k: int) -> Objective:
-    """Makes the objective −(smoothed top-k accuracy), k ≤ K, by evolution strategies; see `accuracy`."""
-    return per_example(sampled(partial(esjax.blocks.top_k_accuracy, k=k), sigma, num_samples))
-
-
-def sampled(block: Callable[..., Array], sigma: float | Array, num_samples: int) -> Smoothed:
-    """Smooths a block of one example's logits and label, by pairs (ε, −ε)."""
     antithetic = esjax.samplers.antithetic
     return esjax.smooth(block, sigma=sigma, num_samples=num_samples, sampler=antithetic)
 
@@ -114,22 +105,12 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
 # --- in closed form ----------------------------------------------------------------------------------
 
 
-def exact_accuracy(sigma: float | Array) -> Objective:
-    """Makes the objective −(smoothed accuracy) in closed form; σ > 0 in units of the logits."""
+def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
+    """Makes the objective −mean of `rewards(logits (B, K), labels (B,))` (B,), which needs no samples."""
 
     def objective(key: Any, logits: Array, labels: Array) -> Result:
         del key
-        return -esjax.exact.accuracy(logits, labels, sigma).mean(), None
-
-    return objective
-
-
-def exact_top_k(sigma: float | Array, k: int) -> Objective:
-    """Makes the objective −(smoothed top-k accuracy) in closed form; σ > 0 in units of the logits."""
-
-    def objective(key: Any, logits: Array, labels: Array) -> Result:
-        del key
-        return -esjax.exact.top_k_accuracy(logits, labels, k, sigma).mean(), None
+        return -rewards(logits, labels).mean(), None
 
     return objective
 
@@ -142,14 +123,21 @@ BLOCKS: dict[str, Callable[[Options], Callable[..., Array]]] = {
 }
 """Makers of the blocks of one example, `options -> block`, by the name of their objective."""
 
+
+def _by_es(name: str, sigma: float, options: Options) -> Objective:
+    return per_example(sampled(BLOCKS[name](options), sigma, options.num_samples))
+
+
 PLAIN: dict[str, Objective] = {"cross-entropy": cross_entropy}
 """Objectives with a gradient of their own, by the names that the command line knows."""
 
 SMOOTHED: dict[tuple[str, str], Callable[[float, Options], Objective]] = {
-    ("accuracy", "es"): lambda sigma, options: accuracy(sigma, options.num_samples),
-    ("accuracy", "exact"): lambda sigma, options: exact_accuracy(sigma),
-    ("top-k", "es"): lambda sigma, options: top_k(sigma, options.num_samples, options.k),
-    ("top-k", "exact"): lambda sigma, options: exact_top_k(sigma, options.k),
+    ("accuracy", "es"): partial(_by_es, "accuracy"),
+    ("accuracy", "exact"): lambda sigma, options: in_closed_form(partial(esjax.exact.accuracy, sigma=sigma)),
+    ("top-k", "es"): partial(_by_es, "top-k"),
+    ("top-k", "exact"): lambda sigma, options: in_closed_form(
+        partial(esjax.exact.top_k_accuracy, k=options.k, sigma=sigma)
+    ),
     ("macro-f1", "es"): lambda sigma, options: macro_f1(sigma, options.num_samples),
 }
 """Makers of smoothed objectives, `(sigma, options) -> objective`, by the names of objective and estimator."""

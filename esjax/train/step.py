@@ -1,7 +1,7 @@
 """One step of training, and evaluation: pure functions of an explicit state."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def make_trainer(
     Raises:
         ValueError: by a step, where the objective returns something else.
     """
-    graphdef, params, variables = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]  # nnx's stubs
+    graphdef, params, variables = cast(tuple[Any, Any, Any], nnx.split(network, nnx.Param, ...))
 
     def forward(params: Any, variables: Any, images: Any) -> Any:
         network = nnx.merge(graphdef, params, variables, copy=True)  # which the forward pass may write to
