@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.stats
 
 import esjax
 
@@ -36,3 +38,136 @@ def test_sigma_works_inside_jit_and_needs_no_batch():
 def test_wrong_arguments_name_themselves(logits, factor, match):
     with pytest.raises(ValueError, match=match):
         esjax.sigma.from_logits(logits, factor=factor)
+
+
+def _quantised(x):
+    """A bowl of steps of height and width one half: its gradient is 0 wherever there is one."""
+    return jnp.round(2.0 * jnp.abs(x)).sum()
+
+
+START = jnp.array([4.0, -3.0, 5.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def found():
+    calibrate = jax.jit(lambda key, x: esjax.sigma.calibrate(_quantised, key, x, num_samples=64))
+    return calibrate(jax.random.key(0), START)
+
+
+def test_the_chosen_sigma_is_the_least_whose_descent_is_almost_the_deepest(found):
+    gain = np.asarray(found.gain)
+    assert found.sigma == found.sigmas[np.flatnonzero(gain >= 0.97 * gain.max())[0]]
+    assert found.value == _quantised(START)
+    scale = np.sqrt(np.mean(np.square(START)))
+    np.testing.assert_allclose(found.sigmas, scale * np.geomspace(0.01, 10, 13), rtol=1e-5)
+    assert np.all(np.asarray(found.gain) <= found.value)  # f ≥ 0 cannot fall by more
+    assert found.gain[6:9].max() > 0.8 * found.value
+    assert found.gain[0] < 0.5 * found.value  # no step is in sight
+
+
+def test_bias_is_that_of_quadrature(found):
+    nodes = scipy.stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)
+    for sigma, bias, error in zip(found.sigmas, found.bias, found.bias_error, strict=True):
+        points = np.asarray(START)[:, None] + float(sigma) * nodes
+        mean = np.rint(2 * np.abs(points)).mean(1).sum()
+        assert abs(bias - abs(mean - found.value)) < 4 * error + 2e-3
+
+
+def test_signal_to_noise_is_that_of_many_gradients(found):
+    sigma = found.sigmas[8]
+    smoothed = esjax.smooth(_quantised, sigma=sigma, num_samples=64)
+    keys = jax.random.split(jax.random.key(1), 2000)
+    gradients = jax.vmap(jax.grad(smoothed, argnums=1), (0, None))(keys, START)
+    truth = jnp.linalg.norm(gradients.mean(0)) / jnp.sqrt(jnp.sum(jnp.var(gradients, 0)))
+    assert abs(found.signal_to_noise[8] - truth) < 4 * found.signal_to_noise_error[8]
+    assert found.signal_to_noise_error[8] < 0.3 * truth
+
+
+def test_calibration_takes_trees_and_args_and_says_what_it_found():
+    def fun(x, target):
+        return jnp.sum(jnp.abs(jnp.round(x["a"]) - target)) + jnp.abs(jnp.round(x["b"]))
+
+    x = {"a": jnp.array([3.0, -2.0]), "b": jnp.float32(2.0)}
+    sigmas = [0.1, 1.0, 3.0]
+    found = esjax.sigma.calibrate(
+        fun, jax.random.key(0), x, jnp.array([1.0, 1.0]), num_samples=32, sigmas=sigmas
+    )
+    assert float(found.sigma) in np.float32(sigmas)
+    table = str(found).splitlines()
+    assert len(table) >= 4 and sum("chosen" in line for line in table) == 1
+    assert "chosen" in table[1 + sigmas.index(round(float(found.sigma), 3))]
+
+
+def test_a_block_that_never_changes_gives_a_remark():
+    found = esjax.sigma.calibrate(
+        lambda x: 0.0 * x.sum(), jax.random.key(0), START, num_samples=8, num_steps=1, num_repeats=2
+    )
+    assert "no candidate lowers f" in str(found)
+    np.testing.assert_array_equal(found.signal_to_noise, 0)
+
+
+def test_a_choice_at_the_end_of_the_candidates_gives_a_remark():
+    found = esjax.sigma.calibrate(
+        _quantised, jax.random.key(0), START, num_samples=32, sigmas=[1e-3, 1e-2, 1.0]
+    )
+    assert "end of the candidates" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sigmas": [1.0, 0.5]}, "sigmas=.* must be finite numbers .* ascending"),
+        ({"sigmas": [0.0, 0.5]}, "sigmas=.* must be finite"),
+        ({"sigmas": 1.0}, "sigmas=1.0 must be"),
+        ({"num_repeats": 1}, "num_repeats=1 must be >= 2"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"fun": lambda x: x}, r"fun returns \(4,\) instead of one number"),
+        ({"x": jnp.zeros(3)}, "x has root mean square 0.0.*pass sigmas"),
+    ],
+)
+def test_wrong_arguments_of_calibrate_name_themselves(options, match):
+    arguments = {"fun": _quantised, "key": jax.random.key(0), "x": START, "num_samples": 8} | options
+    with pytest.raises(ValueError, match=match):
+        esjax.sigma.calibrate(arguments.pop("fun"), arguments.pop("key"), arguments.pop("x"), **arguments)
+
+
+def test_the_picture_has_the_three_curves(found):
+    figure = esjax.sigma.plot(found)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["f falls by", "signal-to-noise", "bias |F − f(x)|"]
+    line = figure.axes[0].lines[0]
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), found.gain)
+
+
+def _descend(fun, x, log_sigma, num_steps, rate, schedule=None):
+    """Gradient descent; log σ is learned, too, unless there is a schedule."""
+    smoothed = esjax.smooth(fun, sigma=1.0, num_samples=64)
+
+    def step(carry, numbered):
+        number, key = numbered
+        x, log_sigma = carry
+        if schedule is not None:
+            log_sigma = jnp.log(schedule(number))
+        slopes = jax.grad(lambda x, s: smoothed(key, x, sigma=jnp.exp(s)), argnums=(0, 1))(x, log_sigma)
+        return (x - rate * slopes[0], log_sigma - rate * slopes[1]), jnp.exp(log_sigma)
+
+    numbers = jnp.arange(num_steps), jax.random.split(jax.random.key(0), num_steps)
+    (x, log_sigma), sigmas = jax.lax.scan(step, (x, jnp.float32(log_sigma)), numbers)
+    return x, jnp.exp(log_sigma), sigmas
+
+
+def test_sigma_follows_a_schedule_of_optax_inside_scan():
+    schedule = optax.exponential_decay(2.0, 100, 0.05)
+    x, _, sigmas = jax.jit(lambda x: _descend(_quantised, x, 0.0, 200, 0.05, schedule))(START)
+    np.testing.assert_allclose(sigmas[jnp.array([0, 100])], [2.0, 0.1], rtol=1e-5)
+    assert _quantised(x) <= 1
+
+
+def test_a_learned_sigma_shrinks_at_an_optimum_and_runs_away_where_far_is_better():
+    _, sigma, _ = _descend(lambda x: jnp.sum(jnp.round(4 * x) ** 2) / 16, START, 0.0, 300, 0.05)
+    assert sigma < 0.3  # from 1: near the optimum a smaller σ lowers F
+
+    def pit(x):  # worst where x is: F falls as σ grows, for ever
+        return jnp.where(jnp.abs(x) < 1, 1.0, 0.0)
+
+    _, sigma, sigmas = _descend(pit, jnp.float32(0.0), 0.0, 300, 1.0)
+    assert sigma > 5 and sigmas[100] < sigmas[200] < sigma

