@@ -309,3 +309,25 @@ def test_halving_is_max_pooling_with_padded_edges(height, width):
     x = jax.random.uniform(jax.random.key(0), (2, height, width, 3))
     pooled = nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
     np.testing.assert_array_equal(models._halve(x), pooled)
+
+
+def test_logits_are_centred_by_their_batch_and_in_evaluation_by_the_batches_before():
+    centred = models.Centred(3)
+    centred.offset[...] = jnp.array([1.0, 0.0, -1.0])
+    batches = np.random.default_rng(0).normal(size=(4, 20, 3)).astype(np.float32) + np.arange(3)
+    for logits in batches.astype(np.float32):
+        expected = logits - logits.mean(0) + np.array([1, 0, -1])
+        np.testing.assert_allclose(centred(jnp.asarray(logits)), expected, atol=1e-5)
+    centred.eval()
+    one = jnp.array([[2.0, 3.0, 5.0]])
+    expected = one - batches.mean((0, 1)) + np.array([1, 0, -1])  # of fewer than 50: the plain mean
+    np.testing.assert_allclose(centred(one), expected, atol=1e-5)
+    np.testing.assert_array_equal(centred(one), centred(one))
+
+
+def test_a_drift_of_all_examples_gets_no_gradient_but_by_the_offset():
+    def loss(shift):
+        logits = models.Centred(3)(jnp.eye(3) + shift)
+        return esjax.exact.accuracy(logits, jnp.arange(3), 1.0).mean()
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([3.0, 0.0, -2.0])), 0, atol=1e-6)
