@@ -30,8 +30,8 @@ def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
         σ = factor · sqrt(mean over examples and classes of (logit − mean of the example's logits)²)
 
     Accuracy does not change when logits and σ grow together, so a σ that follows the logits during
-    training makes both run away. Take σ once, before the first step. With factor 10 (and 30) no class
-    was lost in training; with factor 1 one was in most runs. The network's own growth then anneals.
+    training makes both run away. Take σ once, before the first step; the network's own growth then anneals.
+    No factor alone keeps classes from being lost: centre the logits, as `esjax.train.models.Centred` does.
 
     Args:
         logits: (..., K), those of one batch from the untrained network.

@@ -23,7 +23,6 @@ from esjax.train.config import Network, TrainConfig
 from esjax.train.data import Dataset, load, with_label_noise
 
 _DEFAULT = 10.0
-_SPREAD_EXAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def trained(study: Study) -> Iterator[Trained]:
                 network = _network(study, data, seed=seed, scale=scale)
                 noisy = with_label_noise(data, label_noise, seed=seed)
                 state = step.make_trainer(network, objectives.cross_entropy, optimizer)[1]
-                logits = models.logits_of(nnx.clone(network), data.train_images[:_SPREAD_EXAMPLES])
+                logits = run.initial_logits(network, data)
                 for factor in (_DEFAULT, *(study.factors if seed < study.grid_seeds else ())):
                     sigma = esjax.sigma.from_logits(logits, factor=factor)
                     trainer = step.Trainer(partial(step_of, sigma), logits_of)

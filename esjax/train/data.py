@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,13 +100,8 @@ def _load_mnist_5k() -> Dataset:
         is_test[random.permutation(np.flatnonzero(labels == label))[:100]] = True
     train = random.permutation(np.flatnonzero(~is_test))
     test = random.permutation(np.flatnonzero(is_test))
-    return _check_dataset(
-        "MNIST, 5,000-image subset, no official split",
-        Source("mnist-5k: training images", images[train]),
-        Source("mnist-5k: training labels", labels[train]),
-        Source("mnist-5k: test images", images[test]),
-        Source("mnist-5k: test labels", labels[test]),
-    )
+    name = "MNIST, 5,000-image subset, no official split"
+    return _split(name, "mnist-5k", images, labels, train, test)
 
 
 def _load_digits() -> Dataset:
@@ -114,15 +109,27 @@ def _load_digits() -> Dataset:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise _not_installed("digits", "scikit-learn") from error
-    images, labels = load_digits().images / 16, load_digits().target  # (1797, 8, 8) in [0, 1], (1797,)
-    order = np.random.RandomState(0).permutation(len(labels))
-    test, train = order[:360], order[360:]
+    digits = load_digits()  # images (1797, 8, 8) in [0, 16], target (1797,)
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    name = "digits of scikit-learn, no official split"
+    return _split(name, "digits", digits.images / 16, digits.target, order[360:], order[:360])
+
+
+def _split(
+    name: str,
+    source: str,
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    train: NDArray[np.intp],
+    test: NDArray[np.intp],
+) -> Dataset:
+    """Makes a data set of examples by their indices."""
     return _check_dataset(
-        "digits of scikit-learn, no official split",
-        Source("digits: training images", images[train]),
-        Source("digits: training labels", labels[train]),
-        Source("digits: test images", images[test]),
-        Source("digits: test labels", labels[test]),
+        name,
+        Source(f"{source}: training images", images[train]),
+        Source(f"{source}: training labels", labels[train]),
+        Source(f"{source}: test images", images[test]),
+        Source(f"{source}: test labels", labels[test]),
     )
 
 

@@ -94,10 +94,14 @@ def _choose_objective(
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     sigma = config.sigma
     if sigma is None:
-        logits = models.logits_of(nnx.clone(network), data.train_images[:_SPREAD_EXAMPLES])
-        sigma = float(esjax.sigma.from_logits(logits))
+        sigma = float(esjax.sigma.from_logits(initial_logits(network, data)))
     config = dataclasses.replace(config, sigma=sigma)
     return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
+
+
+def initial_logits(network: nnx.Module, data: Dataset) -> Any:
+    """Returns logits (at most 1000, K) of the untrained network, left as it is, whose spread chooses σ."""
+    return models.logits_of(nnx.clone(network), data.train_images[:_SPREAD_EXAMPLES])
 
 
 def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
