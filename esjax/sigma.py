@@ -8,7 +8,7 @@ such as a schedule of Optax; or be learned, by the gradient of `smoothed(key, x,
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,20 @@ from esjax.smoothing import smooth
 
 Array = jax.Array
 
-_ENOUGH = 0.97
-"""Share of the deepest descent that a smaller σ has to reach, to be chosen instead."""
+
+class Optimizer(Protocol):
+    """A pair of pure functions, as every optimiser of Optax is.
+
+    Attributes:
+        init: x → state.
+        update: (gradient, state, x) → (what to add to x, state).
+    """
+
+    @property
+    def init(self) -> Callable[..., Any]: ...  # noqa: D102
+
+    @property
+    def update(self) -> Callable[..., Any]: ...  # noqa: D102
 
 
 def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
@@ -69,9 +81,9 @@ class Calibration(NamedTuple):
         sigma: (), the chosen σ.
         value: (), f(x).
         sigmas: (S,) the candidates, ascending.
-        gain: (S,) how far f falls by a short descent from x, mean over the repeats.
-        gain_error: (S,) its standard error.
-        signal_to_noise: (S,) of a gradient of N samples, ‖∇F‖ over its standard error.
+        final: (S,) f where a trial descent from x ends, mean over the repeats.
+        final_error: (S,) its standard error.
+        signal_to_noise: (S,) of a gradient of N samples at x, ‖∇F‖ over its standard error.
         signal_to_noise_error: (S,) its standard error.
         bias: (S,) |F_σ(x) − f(x)|, what smoothing changes in the value.
         bias_error: (S,) its standard error.
@@ -80,8 +92,8 @@ class Calibration(NamedTuple):
     sigma: Array
     value: Array
     sigmas: Array
-    gain: Array
-    gain_error: Array
+    final: Array
+    final_error: Array
     signal_to_noise: Array
     signal_to_noise_error: Array
     bias: Array
@@ -91,10 +103,10 @@ class Calibration(NamedTuple):
     def remark(self) -> str:
         """What there is to say against the choice; empty if nothing."""
         chosen = int(np.flatnonzero(np.asarray(self.sigmas) == np.asarray(self.sigma))[0])
-        if not self.gain[chosen] > 2 * self.gain_error[chosen]:
+        if not self.final[chosen] + 2 * self.final_error[chosen] < self.value:
             return (
-                "no candidate lowers f by more than two standard errors: use more samples or repeats, or "
-                "another x"
+                "no candidate lowers f by more than two standard errors: use more samples, steps or repeats, "
+                "or another x"
             )
         if chosen in (0, len(self.sigmas) - 1):
             return "the choice is at the end of the candidates: pass sigmas that reach further"
@@ -104,13 +116,14 @@ class Calibration(NamedTuple):
         """A table of the curves, the chosen σ marked."""
         if isinstance(self.sigma, jax.core.Tracer):
             return f"{type(self).__name__} of traced values; return it from jit, and print it there"
-        lines = [f"{'sigma':>10}  {'f falls by':>18}  {'signal-to-noise':>15}  {'bias |F - f(x)|':>19}"]
+        lines = [f"{'sigma':>10}  {'f ends at':>18}  {'signal-to-noise':>15}  {'bias |F - f(x)|':>19}"]
         for number, sigma in enumerate(self.sigmas):
-            gain = f"{self.gain[number]:.3g} ± {self.gain_error[number]:.1g}"
+            final = f"{self.final[number]:.3g} ± {self.final_error[number]:.1g}"
             noise = f"{self.signal_to_noise[number]:.2f} ± {self.signal_to_noise_error[number]:.2f}"
             bias = f"{self.bias[number]:.3g} ± {self.bias_error[number]:.1g}"
             mark = "  chosen" if sigma == self.sigma else ""
-            lines.append(f"{sigma:>10.3g}  {gain:>18}  {noise:>15}  {bias:>19}{mark}")
+            lines.append(f"{sigma:>10.3g}  {final:>18}  {noise:>15}  {bias:>19}{mark}")
+        lines.append(f"f starts at {self.value:.3g}")
         return "\n".join(lines + ([self.remark] if self.remark else []))
 
 
@@ -121,21 +134,23 @@ def calibrate(
     *args: Any,
     num_samples: int,
     sigmas: Any = None,
-    num_steps: int = 16,
-    num_repeats: int = 8,
+    optimizer: Optimizer | None = None,
+    num_steps: int = 100,
+    num_repeats: int = 4,
 ) -> Calibration:
-    """Chooses σ for minimising `fun` from x: the least by which a short descent lowers f almost most.
-
-    Almost most is 97 % of the most that any candidate reaches; a smaller σ ends closer to an optimum.
+    """Chooses σ for minimising `fun` from x: the one with which trial descents end lowest, on average.
 
     For each candidate, `num_repeats` descents of `num_steps` steps are made, with the same keys for every
-    candidate. A step is x ← x − η g / ‖g‖, g the gradient of N samples of normal noise with the defaults of
-    `esjax.smooth`, and η the best of σ √dim · 2^j, j = −3, ..., 6, or 0 if none lowers f.
+    candidate: each step takes the gradient of N samples of normal noise, with the defaults of
+    `esjax.smooth`. Of candidates that end equally low, that of the largest signal-to-noise is taken.
+
+    Longer descents favour a smaller σ, which ends closer to an optimum: for training that is many times
+    longer than the trials, raise `num_steps`, and give the optimiser that training will use.
 
     Signal-to-noise alone does not choose: where only few samples change anything their gradient may be
     clear, and lead nowhere; and where f does not change with the scale of x, the curve is flat. Nor does a
-    single step: it favours a σ that sees far, and ends too far from the optimum. It takes
-    S · `num_repeats` · `num_steps` · (N + 11) evaluations for S candidates, and works inside `jit`.
+    single step: it favours a σ that sees far, and ends too far from the optimum. The trials take
+    S · `num_repeats` · `num_steps` · N evaluations for S candidates. Works inside `jit`.
 
     Args:
         fun: `fun(x, *args) -> ()`, to be *minimised*: put a minus before what is to be maximised, and
@@ -143,15 +158,18 @@ def calibrate(
         key: a PRNG key, consumed by the call.
         x: a pytree of floating arrays: where the optimisation starts.
         *args: passed on to `fun`.
-        num_samples: N, evaluations for each gradient: as many as will be used, or more.
+        num_samples: N, evaluations for each gradient: as many as will be used.
         sigmas: (S,) candidates > 0, ascending, in units of x. None: 13 of them from 0.01 to 10 times the root
             mean square of x.
-        num_steps: of each descent, ≥ 1.
-        num_repeats: independent descents for each candidate, ≥ 2.
+        optimizer: of the trials, such as `optax.adam(0.01)`. None: Adam (Kingma and Ba, arXiv 1412.6980) at a
+            tenth of the root mean square of x, decaying to 0 along a cosine.
+        num_steps: of each trial, ≥ 1.
+        num_repeats: independent trials for each candidate, ≥ 2.
 
     Raises:
-        ValueError: `fun` does not return one number; `sigmas` is not as said; x is zero, and
-            `sigmas` is None; or as `esjax.smooth`.
+        ValueError: `fun` does not return one number; `sigmas` is not as said; x is zero, and `sigmas` or
+            `optimizer` is None; or as `esjax.smooth`.
+        TypeError: `optimizer` has no `init` and `update`.
 
     Example:
         >>> import jax, jax.numpy as jnp, esjax
@@ -169,48 +187,74 @@ def calibrate(
     smoothed = smooth(fun, sigma=1.0, num_samples=num_samples)
     _check_scalar(fun, x, args)
     x = jax.tree.map(jnp.asarray, x)
-    vector, unflatten = ravel_pytree(x)
-    candidates = _candidates(sigmas, vector)
-    keys = jax.random.split(key, num_repeats)
+    candidates = _candidates(sigmas, x)
+    if optimizer is None:
+        optimizer = _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)
+    elif not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(f"optimizer={optimizer!r} has no init and update; give one of Optax")
     at_x = fun(x, *args)
-    lengths = vector.size**0.5 * 2.0 ** jnp.arange(-3, 7, dtype=vector.dtype)
+    keys = jax.random.split(key, num_repeats)
 
-    def descend(sigma: Array, key: Any) -> tuple[Array, Array, Array, Array]:
-        """Returns F̂, ‖ĝ‖² less its error² and error², all at the start, and how far f falls."""
+    def trial(key: Any, sigma: Array) -> Array:
+        """Returns f at the end of a descent."""
 
-        def step(at: tuple[Array, Array], key: Any) -> Any:
-            vector, value = at
-            grad = jax.value_and_grad(smoothed.with_info, argnums=1, has_aux=True)
-            (mean, report), gradient = grad(key, unflatten(vector), *args, sigma=sigma)
-            flat = ravel_pytree(gradient)[0]
-            norm = jnp.linalg.norm(flat)
-            direction = flat / jnp.where(norm > 0, norm, 1)
-            ahead = vector[None] - sigma * lengths[:, None] * direction[None]
-            values = jax.lax.map(lambda vector: fun(unflatten(vector), *args), ahead)
-            best = values.argmin()
-            falls = values[best] < value
-            noise = report.gradient_error**2
-            return (
-                (jnp.where(falls, ahead[best], vector), jnp.where(falls, values[best], value)),
-                (mean, report.gradient_norm**2 - noise, noise),
-            )
+        def step(at: tuple[Any, Any], key: Any) -> Any:
+            x, state = at
+            gradient = jax.grad(smoothed, argnums=1)(key, x, *args, sigma=sigma)
+            change, state = optimizer.update(gradient, state, x)
+            return (jax.tree.map(jnp.add, x, change), state), None
 
-        (_, last), seen = jax.lax.scan(step, (vector, at_x), jax.random.split(key, num_steps))
-        return *(array[0] for array in seen), at_x - last
+        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), jax.random.split(key, num_steps))
+        return fun(last, *args)
+
+    def at_start(key: Any, sigma: Array) -> tuple[Array, Array, Array]:
+        """Returns F̂, ‖ĝ‖² less its error², and error²."""
+        value, report = smoothed.with_info(key, x, *args, sigma=sigma)
+        noise = report.gradient_error**2
+        return value, report.gradient_norm**2 - noise, noise
 
     def curves(sigma: Array) -> tuple[Array, ...]:
-        values, signal, noise, falls = jax.lax.map(lambda key: descend(sigma, key), keys)
+        ends = jax.vmap(trial, (0, None))(keys, sigma)
+        values, signal, noise = jax.vmap(at_start, (0, None))(keys, sigma)
         return (
-            falls.mean(),
-            _standard_error(falls),
+            ends.mean(),
+            _standard_error(ends),
             *_signal_to_noise(signal, noise),
             jnp.abs(values.mean() - at_x),
             _standard_error(values),
         )
 
     found = jax.lax.map(curves, candidates)
-    chosen = jnp.argmax(found[0] >= _ENOUGH * found[0].max())  # the first that is true
+    ends = jnp.where(jnp.isnan(found[0]), jnp.inf, found[0])  # a trial that diverged does not end low
+    chosen = jnp.argmax(jnp.where(ends == ends.min(), found[2], -1))
     return Calibration(candidates[chosen], at_x, candidates, *found)
+
+
+def _adam(rate: Array, num_steps: int) -> Optimizer:
+    """Adam of Optax's defaults, whose rate falls to 0 along half a cosine: the core does not import Optax."""
+
+    def init(x: Any) -> Any:
+        zero = jax.tree.map(jnp.zeros_like, x)
+        return 0, zero, zero
+
+    def update(gradient: Any, state: Any, x: Any) -> Any:
+        step, mean, square = state
+        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
+        square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, gradient)
+        rate_now = rate * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
+
+        def change(m: Array, v: Array) -> Array:
+            m, v = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+            return (-rate_now * m / (jnp.sqrt(v) + 1e-8)).astype(m.dtype)
+
+        return jax.tree.map(change, mean, square), (step + 1, mean, square)
+
+    return _Adam(init, update)
+
+
+class _Adam(NamedTuple):
+    init: Callable[..., Any]
+    update: Callable[..., Any]
 
 
 def _standard_error(values: Array) -> Array:
@@ -237,16 +281,21 @@ def _check_scalar(fun: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Non
         )
 
 
-def _candidates(sigmas: Any, vector: Array) -> Array:
+def _scale(x: Any, remedy: str) -> Array:
+    """Returns the root mean square of all numbers of x."""
+    scale = jnp.sqrt(jnp.mean(ravel_pytree(x)[0] ** 2))
+    if not isinstance(scale, jax.core.Tracer) and not 0 < float(scale) < math.inf:
+        raise ValueError(
+            f"x has root mean square {float(scale)}, which gives no scale; pass {remedy} in the units of x"
+        )
+    return scale
+
+
+def _candidates(sigmas: Any, x: Any) -> Array:
     if sigmas is None:
-        scale = jnp.sqrt(jnp.mean(vector**2))
-        if not isinstance(scale, jax.core.Tracer) and not 0 < float(scale) < math.inf:
-            raise ValueError(
-                f"x has root mean square {float(scale)}, from which no candidates follow; pass sigmas in the "
-                "units of x, such as jnp.geomspace(0.01, 10, 13)"
-            )
-        return scale * jnp.geomspace(0.01, 10.0, 13, dtype=vector.dtype)
-    candidates = jnp.asarray(sigmas, vector.dtype)
+        scale = _scale(x, "sigmas, such as jnp.geomspace(0.01, 10, 13),")
+        return scale * jnp.geomspace(0.01, 10.0, 13, dtype=scale.dtype)
+    candidates = jnp.asarray(sigmas, ravel_pytree(x)[0].dtype)
     known = not isinstance(candidates, jax.core.Tracer)
     if candidates.ndim != 1 or candidates.size == 0 or (known and not _ascending(candidates)):
         raise ValueError(f"sigmas={sigmas} must be finite numbers (S,) > 0, ascending")
@@ -274,9 +323,9 @@ def plot(calibration: Calibration) -> Any:
     c = calibration
     for axes, name, curve, error in zip(
         rows,
-        ("f falls by", "signal-to-noise", "bias |F − f(x)|"),
-        (c.gain, c.signal_to_noise, c.bias),
-        (c.gain_error, c.signal_to_noise_error, c.bias_error),
+        ("f ends at", "signal-to-noise", "bias |F − f(x)|"),
+        (c.final, c.signal_to_noise, c.bias),
+        (c.final_error, c.signal_to_noise_error, c.bias_error),
         strict=True,
     ):
         axes.errorbar(*map(np.asarray, (c.sigmas, curve, error)), marker="o", markersize=3, elinewidth=0.8)
