@@ -1,5 +1,6 @@
 """The command line as a user meets it: status, the last lines, and one line for each wrong input."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from esjax.train import cli, compare, config, objectives
+from esjax.train import cli, compare, config, objectives, run, sigmas
 from esjax.train.loop import Epoch
 
 
@@ -53,6 +54,34 @@ def test_compare_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, caps
     epochs = json.loads((out / "results.json").read_text())["epochs"]
     assert [[len(seed) for seed in seeds] for seeds in epochs.values()] == [[2, 2]] * len(NAMES)
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_sigma_prints_a_table_and_leaves_it_with_a_picture(npz, tmp_path, capsys):
+    out = tmp_path / "sigma"
+    options = [*_small(npz), "--factors", "0.5", "1", "--sigma", "3"]
+    assert cli.main(["sigma", *options, "--out", str(out)]) == 0
+    table = (out / "table.md").read_text()
+    assert table.count("\n| ") == 3 and table.count("best") == 1
+    assert [line.split(" | ")[0] for line in table.splitlines()[-2:]] == ["| 1.5", "| 3"]
+    assert "\n| 1.5 | 0.5 | " in capsys.readouterr().out
+    assert (out / "sigma.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_trial_is_the_run_that_train_makes_with_that_sigma(npz):
+    options = config.SigmaConfig(
+        data=str(npz), network="mlp", epochs=2, batch_size=20, factors=(2.0,), seed=1
+    )
+    default = sigmas.set_up(options)
+    (row,) = sigmas.try_all(options, default)
+    assert row.sigma == 2 * default.config.sigma
+    same = dataclasses.replace(default.config, sigma=row.sigma)
+    *_, (_, last) = run.stream(run.set_up(same))
+    assert (row.fitted, row.lost_classes) == (last.train_accuracy, last.lost_classes)
+
+
+def test_the_best_sigma_loses_no_class_where_another_does_not_either():
+    rows = [sigmas.Row(1.0, 1.0, None, fitted, lost) for fitted, lost in ((0.9, [3]), (0.8, []), (0.7, []))]
+    assert sigmas.best(rows) == rows[1]
 
 
 @pytest.mark.parametrize("name", get_args(config.Contender))
@@ -127,6 +156,11 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("compare --out {tmp}", "exists already; give another --out"),
         ("diagnose {tmp}", "holds no run"),
         ("diagnose {tmp} --num-examples 0", "num_examples=0 must be >= 1"),
+        ("sigma --out {tmp}", "exists already; give another --out"),
+        ("sigma --factors 3 1", "factors=.* ascending"),
+        ("sigma --factors 0", "factors=0.0 must be a finite number > 0"),
+        ("sigma --seed -1", "seed=-1 must be"),
+        ("sigma --data {tmp}/none", "none: no such folder"),
         ("compare --seeds 1", "seeds=1 must be a whole number >= 2"),
         ("compare --objectives accuracy accuracy", "each only once"),
     ],

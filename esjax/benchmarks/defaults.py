@@ -5,8 +5,7 @@ default 10, for clean and noisy labels and several scales of the last layer's in
 """
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import tyro
 from flax import nnx
 
 import esjax
-from esjax.train import loop, models, objectives, run, step
+from esjax.train import loop, models, objectives, run, step, tables
 from esjax.train.config import Network, TrainConfig
 from esjax.train.data import Dataset, load, with_label_noise
 
@@ -125,29 +124,57 @@ def _last(
 
 def markdown(rows: Sequence[Trained]) -> str:
     """Returns a table: for each share of noise and scale, the default beside the best of the grid."""
-    lines = [
-        "| random labels | initial scale | runs | test accuracy | runs that lost a class "
-        "| best factor | default − best, points | lost a class, by factor |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for label_noise, scale in dict.fromkeys((row.label_noise, row.scale) for row in rows):
-        some = [row for row in rows if (row.label_noise, row.scale) == (label_noise, scale)]
-        by_factor = {f: [row for row in some if row.factor == f] for f in sorted({r.factor for r in some})}
-        default = by_factor[_DEFAULT]
-        shared = min(len(runs) for runs in by_factor.values())
-        means = {f: np.mean([r.test_accuracy for r in runs[:shared]]) for f, runs in by_factor.items()}
-        best = max(means, key=lambda f: means[f])
-        accuracies = [row.test_accuracy for row in default]
-        error = np.std(accuracies, ddof=1) / math.sqrt(len(accuracies))
-        lost = ", ".join(
-            f"{f:g}: {sum(r.lost > 0 for r in runs)}/{len(runs)}" for f, runs in by_factor.items()
-        )
-        lines.append(
-            f"| {label_noise:.0%} | {scale:g} | {len(default)} | {np.mean(accuracies):.1%} ± {error:.1%} "
-            f"| {sum(row.lost > 0 for row in default)} | {best:g} "
-            f"| {100 * (means[_DEFAULT] - means[best]):.1f} | {lost} |"
-        )
-    return "\n".join(lines) + "\n"
+    cells = dict.fromkeys((row.label_noise, row.scale) for row in rows)
+    summaries = [_summarise([row for row in rows if (row.label_noise, row.scale) == cell]) for cell in cells]
+    columns: dict[str, Callable[[_Cell], Any]] = {
+        "random labels": lambda cell: f"{cell.label_noise:.0%}",
+        "initial scale": lambda cell: f"{cell.scale:g}",
+        "runs": lambda cell: cell.lost[_DEFAULT][1],
+        "test accuracy": lambda cell: tables.percent(cell.accuracy),
+        "runs that lost a class": lambda cell: cell.lost[_DEFAULT][0],
+        "best factor": lambda cell: f"{cell.best:g}",
+        "default − best, points": lambda cell: f"{cell.points:.1f}",
+        "lost a class, by factor": lambda cell: ", ".join(
+            f"{f:g}: {n}/{m}" for f, (n, m) in cell.lost.items()
+        ),
+    }
+    return tables.markdown(summaries, columns)
+
+
+class _Cell(NamedTuple):
+    """What the table says of the runs with one share of random labels and one initial scale.
+
+    Attributes:
+        label_noise: share of random training labels.
+        scale: of the last layer's initial weights.
+        accuracy: of the default factor: mean and its standard error.
+        best: the factor of the highest mean accuracy, over the seeds that all factors have.
+        points: what the default factor lacks of it, in hundredths.
+        lost: by factor, the runs that lost a class, and all runs.
+    """
+
+    label_noise: float
+    scale: float
+    accuracy: tuple[float, float]
+    best: float
+    points: float
+    lost: dict[float, tuple[int, int]]
+
+
+def _summarise(rows: Sequence[Trained]) -> _Cell:
+    by_factor = {f: [row for row in rows if row.factor == f] for f in sorted({row.factor for row in rows})}
+    shared = min(len(runs) for runs in by_factor.values())
+    means = {f: np.mean([row.test_accuracy for row in runs[:shared]]) for f, runs in by_factor.items()}
+    best = max(means, key=lambda factor: means[factor])
+    accuracies = [row.test_accuracy for row in by_factor[_DEFAULT]]
+    return _Cell(
+        label_noise=rows[0].label_noise,
+        scale=rows[0].scale,
+        accuracy=(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1) / len(accuracies) ** 0.5)),
+        best=best,
+        points=100 * float(means[_DEFAULT] - means[best]),
+        lost={f: (sum(row.lost > 0 for row in runs), len(runs)) for f, runs in by_factor.items()},
+    )
 
 
 if __name__ == "__main__":

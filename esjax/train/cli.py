@@ -1,4 +1,4 @@
-"""The command line: `esjax train`, `compare` and `diagnose`, made by tyro from dataclasses and signatures."""
+"""The command line of `esjax`: commands made by tyro from dataclasses and signatures."""
 
 import shlex
 import sys
@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esjax.train import compare, diagnosis, folder, run
-from esjax.train.config import CompareConfig, Options, TrainConfig
+from esjax.train import compare, diagnosis, folder, run, sigmas
+from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
 
@@ -32,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
         "compare": compare_objectives,
+        "sigma": try_sigmas,
         "diagnose": diagnose_run,
     }
     try:
@@ -127,6 +128,41 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
     table = compare.markdown(compare.summarise(epochs))
     console.print(f"\n{table}", markup=False, highlight=False, soft_wrap=True)
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
+        console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def try_sigmas(
+    config: Annotated[SigmaConfig, tyro.conf.arg(name="")] = SigmaConfig(),  # noqa: B008  # frozen
+    *,
+    out: Path | None = None,
+) -> Work:
+    """Say which σ suits a network and a data set, by short trial runs.
+
+    Args:
+        config: the options.
+        out: New folder for table and picture. None: one in runs/ named by the time.
+    """
+    path = out or _new_path("sigma")
+    folder.check_new(path)
+    return partial(_try_sigmas, config, sigmas.set_up(config), path)
+
+
+def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
+    console = Console()
+    title = _headline(config, default.data.name)
+    console.print(title, markup=False, highlight=False)
+    total = len(config.factors) * config.epochs * run.num_batches(default)
+    with folder.new(path) as part:
+        with _progress(console, total, 0) as advance:
+            rows = sigmas.try_all(
+                config,
+                default,
+                on_step=advance,
+                on_trial=lambda sigma: advance(f"sigma {sigma:.3g}", steps=0),
+            )
+        sigmas.write(part, rows, title)
+    console.print(f"\n{sigmas.markdown(rows)}", markup=False, highlight=False, soft_wrap=True)
+    for name in (sigmas.TABLE, sigmas.CURVES):
         console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -5,11 +5,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from esjax.train import plot, run
+from esjax.train import plot, run, tables
 from esjax.train.config import CompareConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
@@ -102,18 +102,16 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the table in Markdown."""
-    lines = [
-        "| objective | test accuracy, last epoch | best epoch | training labels met | lost classes "
-        "| ms per step | relative time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        shares = " | ".join(f"{mean:.1%} ± {error:.1%}" for mean, error in (row.last, row.best, row.fitted))
-        lines.append(
-            f"| {row.objective} | {shares} | {row.lost_classes} "
-            f"| {row.milliseconds:.1f} | {row.relative_time:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+    columns: dict[str, Callable[[Row], Any]] = {
+        "objective": lambda row: row.objective,
+        "test accuracy, last epoch": lambda row: tables.percent(row.last),
+        "best epoch": lambda row: tables.percent(row.best),
+        "training labels met": lambda row: tables.percent(row.fitted),
+        "lost classes": lambda row: row.lost_classes,
+        "ms per step": lambda row: f"{row.milliseconds:.1f}",
+        "relative time": lambda row: f"{row.relative_time:.2f}",
+    }
+    return tables.markdown(rows, columns)
 
 
 def write(path: Path, config: CompareConfig, epochs: Epochs, title: str) -> None:

@@ -113,6 +113,35 @@ class CompareConfig(Options):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SigmaConfig(Options):
+    """Trials of several σ with the same data, initial weights and batches."""
+
+    objective: Literal["accuracy", "top-k"] = "accuracy"
+    """What is smoothed."""
+    factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    """The σ to try, in units of the default σ (or of --sigma): each > 0, ascending."""
+    epochs: int = 10
+    """Of each trial, at least 1; many fewer than training itself favour a larger σ."""
+    seed: int = 0
+    """Of everything random, >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of("objective", self.objective, ("accuracy", "top-k"))
+        for factor in self.factors:
+            _require_positive("factors", factor)
+        if not self.factors or list(self.factors) != sorted(set(self.factors)):
+            raise ValueError(f"factors={self.factors} must be at least one, ascending, and each only once")
+        _require_at_least("seed", self.seed, 0)
+
+    def of_run(self, sigma: float | None) -> TrainConfig:
+        """Returns the options of a trial; without σ, those of the one whose σ is the unit."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
+        shared["sigma"] = sigma or self.sigma
+        return TrainConfig(**shared, objective=self.objective, seed=self.seed)
+
+
 def from_json(values: object, where: Path) -> TrainConfig:
     """Makes the options that were written to a file.
 

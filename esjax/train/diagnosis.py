@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from esjax import diagnostics
 from esjax.diagnostics import Report
-from esjax.train import objectives
+from esjax.train import objectives, tables
 from esjax.train.run import Run
 
 _AT_ONCE = 256
@@ -91,9 +91,7 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{row.report.num_samples_for(1) / row.num_examples:.3g}"
         ),
     }
-    lines = [list(columns), ["---"] * len(columns)]
-    lines += [[str(cell(row)) for cell in columns.values()] for row in rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return tables.markdown(rows, columns)
 
 
 def plot(path: Path, rows: Sequence[Row], title: str) -> None:

@@ -1,0 +1,119 @@
+"""Which σ for a network on a data set: short trial runs over a grid, and the gradient before them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from esjax.diagnostics import Report
+from esjax.train import diagnosis, run, tables
+from esjax.train.config import SigmaConfig
+from esjax.train.run import Run
+
+CURVES = "sigma.png"
+TABLE = "table.md"
+
+_EXAMPLES = 1000
+"""Training examples whose gradient is looked at before the first step."""
+
+
+class Row(NamedTuple):
+    """What the table says of a σ.
+
+    Attributes:
+        factor: σ over the default σ.
+        sigma: in units of the logits.
+        report: of the untrained network's gradient, over many examples.
+        fitted: share of the training labels that the last epoch of a trial met.
+        lost_classes: of which no test example is right after the trial.
+    """
+
+    factor: float
+    sigma: float
+    report: Report
+    fitted: float
+    lost_classes: list[int]
+
+
+def set_up(config: SigmaConfig) -> Run:
+    """Makes the run with the default σ, and finds whatever can be wrong; see `run.set_up`."""
+    return run.set_up(config.of_run(None))
+
+
+def try_all(
+    config: SigmaConfig,
+    default: Run,
+    *,
+    on_step: Callable[[], None] = lambda: None,
+    on_trial: Callable[[float], None] = lambda sigma: None,
+) -> list[Row]:
+    """Trains with each σ from the same initial weights, on the same batches.
+
+    Args:
+        config: the options.
+        default: the run of the default σ, from `set_up`.
+        on_step: called after each step.
+        on_trial: called with σ before each trial.
+    """
+    rows = []
+    for factor in config.factors:
+        sigma = factor * (default.config.sigma or 1.0)
+        on_trial(sigma)
+        trial = run.set_up(config.of_run(sigma))
+        report = diagnosis.diagnose(trial, num_examples=_EXAMPLES, seed=config.seed)[0].report
+        *_, (_, last) = run.stream(trial, on_step)
+        rows.append(Row(factor, sigma, report, last.train_accuracy, last.lost_classes))
+    return rows
+
+
+def best(rows: Sequence[Row]) -> Row:
+    """Returns the σ whose trial met the most training labels, among those that lost the fewest classes."""
+    return max(rows, key=lambda row: (-len(row.lost_classes), row.fitted))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns the table in Markdown."""
+    most = best(rows)
+    return tables.markdown(
+        rows,
+        {
+            "σ": lambda row: f"{row.sigma:.3g}",
+            "over the default": lambda row: f"{row.factor:g}",
+            "signal-to-noise at the start": lambda row: f"{row.report.signal_to_noise:.2g}",
+            "samples that change the outcome": lambda row: f"{row.report.share_changed:.1%}",
+            "training labels met": lambda row: f"{row.fitted:.1%}",
+            "lost classes": lambda row: ", ".join(map(str, row.lost_classes)) or "none",
+            "": lambda row: "best" if row is most else "",
+        },
+    )
+
+
+def write(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Leaves table and picture in the folder `path`.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    (path / TABLE).write_text(f"{title}\n\n{markdown(rows)}", "utf-8")
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    fitted, noise = figure.subplots(2, 1, sharex=True)
+    sigmas = [row.sigma for row in rows]
+    fitted.plot(sigmas, [row.fitted for row in rows], marker="o")
+    fitted.set(ylabel="training labels met", xscale="log")
+    fitted.yaxis.set_major_formatter("{x:.0%}")
+    for row in rows:
+        if row.lost_classes:
+            fitted.annotate(f"{len(row.lost_classes)} lost", (row.sigma, row.fitted), (0, 6), **_ABOVE)
+    noise.plot(sigmas, [float(row.report.signal_to_noise) for row in rows], marker="o")
+    noise.set(ylabel="signal-to-noise at the start", xlabel="σ")
+    noise.set_ylim(bottom=0)
+    for axes in (fitted, noise):
+        axes.axvline(rows[0].sigma / rows[0].factor, color="gray", linestyle=":", label="default")
+        axes.grid(alpha=0.3)
+    fitted.legend()
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path / CURVES, dpi=120)
+
+
+_ABOVE = {"textcoords": "offset points", "ha": "center"}
