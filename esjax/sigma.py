@@ -36,10 +36,16 @@ class Optimizer(Protocol):
     def update(self) -> Callable[..., Any]: ...  # noqa: D102
 
 
-def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
+def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> Array:
     """Returns `factor` times the spread of a batch of *initial* logits, to be kept fixed.
 
-        σ = factor · sqrt(mean over examples and classes of (logit − mean of the example's logits)²)
+        σ = factor · max(spread of the logits, spread of the features)
+        spread of the logits = sqrt(mean over examples and classes of (logit − mean of the example's logits)²)
+        spread of the features = sqrt(mean over examples and features of (feature − its mean over examples)²)
+
+    The second is the spread that logits would have if the last layer's weights had variance 1/H, as is
+    usual. Where its initial weights are smaller, training leaves their scale within a few steps: logits soon
+    reach beyond a σ that was taken from them alone.
 
     Accuracy does not change when logits and σ grow together, so a σ that follows the logits during
     training makes both run away. Take σ once, before the first step; the network's own growth then anneals.
@@ -47,14 +53,15 @@ def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
 
     Args:
         logits: (..., K), those of one batch from the untrained network.
+        features: (B, H), what the last layer sees of that batch. None: the logits alone choose.
         factor: σ in units of that spread, > 0.
 
     Returns:
         Array (), in the logits' dtype.
 
     Raises:
-        ValueError: `factor` is not > 0; there are fewer than two classes; or the spread, where it is
-            known (not traced), is 0 or not finite.
+        ValueError: `factor` is not > 0; there are fewer than two classes; `features` are no floating
+            matrix; or the spread, where it is known (not traced), is 0 or not finite.
     """
     logits = jnp.asarray(logits)
     if not (factor > 0 and math.isfinite(factor)):
@@ -64,8 +71,16 @@ def from_logits(logits: Any, *, factor: float = 10.0) -> Array:
             f"logits has dtype {logits.dtype} and shape {logits.shape}; "
             "give floating logits (..., K) of at least two classes"
         )
-    centred = logits - logits.mean(-1, keepdims=True)
-    spread = jnp.sqrt(jnp.mean(centred**2))
+    spread = jnp.sqrt(jnp.mean(jnp.var(logits, -1)))
+    if features is not None:
+        features = jnp.asarray(features)
+        if features.ndim != 2 or not jnp.issubdtype(features.dtype, jnp.floating):
+            raise ValueError(
+                f"features has dtype {features.dtype} and shape {features.shape}; give what the last layer "
+                "sees, floating (B, H)"
+            )
+        usual = jnp.sqrt(jnp.mean(jnp.var(features, 0)))
+        spread = jnp.maximum(spread, usual.astype(spread.dtype))
     if not isinstance(spread, jax.core.Tracer) and not (0 < float(spread) < math.inf):
         raise ValueError(
             f"logits have spread {float(spread)}, from which no sigma follows; give the logits of a "

@@ -21,6 +21,24 @@ def test_sigma_is_ten_times_the_spread_within_examples():
     )
 
 
+def test_features_give_the_spread_of_logits_that_a_usual_last_layer_would_have():
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(size=(500, 64)) + 3, 0)
+    kernel = rng.normal(size=(64, 2000)) / 64**0.5  # many classes, so that chance averages out
+    logits = (features - features.mean(0)) @ kernel
+    usual = esjax.sigma.from_logits(jnp.asarray(logits, jnp.float32))
+    features = jnp.asarray(features, jnp.float32)
+    small, large = (jnp.asarray(scale * logits, jnp.float32) for scale in (0.1, 10.0))
+    assert esjax.sigma.from_logits(small, features=features) == pytest.approx(float(usual), rel=0.05)
+    assert esjax.sigma.from_logits(large, features=features) == pytest.approx(10 * float(usual), rel=1e-4)
+
+
+@pytest.mark.parametrize("features", [np.ones(3, np.float32), np.ones((3, 2), np.int32)])
+def test_features_must_be_a_floating_matrix(features):
+    with pytest.raises(ValueError, match="features has dtype"):
+        esjax.sigma.from_logits(np.eye(3, dtype=np.float32), features=features)
+
+
 def test_sigma_works_inside_jit_and_needs_no_batch():
     logits = jnp.array([1.0, 2.0, 4.0])
     assert jax.jit(esjax.sigma.from_logits)(logits) == pytest.approx(10 * np.std([1, 2, 4]), rel=1e-5)

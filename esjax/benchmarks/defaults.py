@@ -1,6 +1,6 @@
 """`python -m esjax.benchmarks.defaults`: is the default σ of training any good, and does it lose a class?
 
-Accuracy is trained with σ = factor × the spread of the initial logits, over a grid of factors around the
+Accuracy is trained with σ by `esjax.sigma.from_logits` over a grid of factors around the
 default 10, for clean and noisy labels and several scales of the last layer's initial weights.
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 import tyro
 from flax import nnx
 
-import esjax
 from esjax.train import loop, models, objectives, run, step, tables
 from esjax.train.config import Network, TrainConfig
 from esjax.train.data import Dataset, load, with_label_noise
@@ -51,7 +50,7 @@ class Trained(NamedTuple):
     Attributes:
         label_noise: share of random training labels.
         scale: of the last layer's initial weights.
-        factor: σ over the spread of the initial logits.
+        factor: of `from_logits`.
         seed: of everything random.
         test_accuracy: after the last epoch.
         lost: classes of which no test example is right after the last epoch.
@@ -95,9 +94,8 @@ def trained(study: Study) -> Iterator[Trained]:
                 network = _network(study, data, seed=seed, scale=scale)
                 noisy = with_label_noise(data, label_noise, seed=seed)
                 state = step.make_trainer(network, objectives.cross_entropy, optimizer)[1]
-                logits = run.initial_logits(network, data)
                 for factor in (_DEFAULT, *(study.factors if seed < study.grid_seeds else ())):
-                    sigma = esjax.sigma.from_logits(logits, factor=factor)
+                    sigma = run.initial_sigma(network, data, factor=factor)
                     trainer = step.Trainer(partial(step_of, sigma), logits_of)
                     epoch = _last(trainer, state, noisy, config, seed)
                     yield Trained(
@@ -105,7 +103,7 @@ def trained(study: Study) -> Iterator[Trained]:
                     )
 
 
-def _network(study: Study, data: Dataset, *, seed: int, scale: float) -> nnx.Module:
+def _network(study: Study, data: Dataset, *, seed: int, scale: float) -> models.Network:
     make = models.NETWORKS[study.network]
     network = make(data.train_images.shape[1:], data.num_classes, rngs=nnx.Rngs(seed))
     network.logits.kernel[...] *= scale

@@ -58,12 +58,14 @@ class MLP(nnx.Module):
         self.logits = nnx.Linear(hidden, num_classes, use_bias=False, rngs=rngs)
         self.centred = Centred(num_classes)
 
+    def features(self, images: Array) -> Array:
+        """Returns what the last layer sees, (B, H), of images (B, H, W, C)."""
+        x = images.reshape(images.shape[0], -1)
+        return nnx.relu(self.hidden2(nnx.relu(self.hidden1(x))))
+
     def __call__(self, images: Array) -> Array:
         """Returns logits (B, K) of images (B, H, W, C)."""
-        x = images.reshape(images.shape[0], -1)
-        x = nnx.relu(self.hidden1(x))
-        x = nnx.relu(self.hidden2(x))
-        return self.centred(self.logits(x))
+        return self.centred(self.logits(self.features(images)))
 
 
 class CNN(nnx.Module):
@@ -73,26 +75,29 @@ class CNN(nnx.Module):
         image_shape: (H, W, C).
         num_classes: K, the number of logits.
         rngs: where the initial weights come from.
-        features: channels of the first convolution; the second has twice as many.
+        channels: of the first convolution; the second has twice as many.
     """
 
     def __init__(
-        self, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs, features: int = 16
+        self, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs, channels: int = 16
     ) -> None:
-        height, width, channels = image_shape
-        self.conv1 = nnx.Conv(channels, features, (3, 3), rngs=rngs)
-        self.conv2 = nnx.Conv(features, 2 * features, (3, 3), rngs=rngs)
-        flat = math.ceil(math.ceil(height / 2) / 2) * math.ceil(math.ceil(width / 2) / 2) * 2 * features
+        height, width, colours = image_shape
+        self.conv1 = nnx.Conv(colours, channels, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(channels, 2 * channels, (3, 3), rngs=rngs)
+        flat = math.ceil(math.ceil(height / 2) / 2) * math.ceil(math.ceil(width / 2) / 2) * 2 * channels
         self.hidden = nnx.Linear(flat, 128, rngs=rngs)
         self.logits = nnx.Linear(128, num_classes, use_bias=False, rngs=rngs)
         self.centred = Centred(num_classes)
 
-    def __call__(self, images: Array) -> Array:
-        """Returns logits (B, K) of images (B, H, W, C)."""
+    def features(self, images: Array) -> Array:
+        """Returns what the last layer sees, (B, H), of images (B, H, W, C)."""
         x = _halve(nnx.relu(self.conv1(images)))
         x = _halve(nnx.relu(self.conv2(x)))
-        x = nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
-        return self.centred(self.logits(x))
+        return nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
+
+    def __call__(self, images: Array) -> Array:
+        """Returns logits (B, K) of images (B, H, W, C)."""
+        return self.centred(self.logits(self.features(images)))
 
 
 def _halve(x: Array) -> Array:
@@ -104,6 +109,8 @@ def _halve(x: Array) -> Array:
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     return x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).max((2, 4))
 
+
+Network = MLP | CNN
 
 NETWORKS: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
 """The networks by the names that the command line knows."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -20,10 +21,11 @@ from esjax.train import checkpoint, folder, loop, models, objectives, plot, step
 from esjax.train.config import TrainConfig
 from esjax.train.data import Dataset, absolute, load, with_label_noise
 from esjax.train.loop import Epoch
+from esjax.train.models import Network
 from esjax.train.step import State, Trainer
 
 _SPREAD_EXAMPLES = 1000
-"""Training images whose logits, before training, choose σ."""
+"""Training images whose logits and features, before training, choose σ."""
 
 
 class Run(NamedTuple):
@@ -85,7 +87,7 @@ def _init_key(seed: int) -> Any:
 
 
 def _choose_objective(
-    config: TrainConfig, network: nnx.Module, data: Dataset
+    config: TrainConfig, network: Network, data: Dataset
 ) -> tuple[TrainConfig, objectives.Objective]:
     """Returns the objective, and the options with the σ that it uses."""
     if config.objective in objectives.PLAIN:
@@ -94,14 +96,16 @@ def _choose_objective(
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     sigma = config.sigma
     if sigma is None:
-        sigma = float(esjax.sigma.from_logits(initial_logits(network, data)))
+        sigma = float(initial_sigma(network, data))
     config = dataclasses.replace(config, sigma=sigma)
     return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
 
 
-def initial_logits(network: nnx.Module, data: Dataset) -> Any:
-    """Returns logits (at most 1000, K) of the untrained network, left as it is, whose spread chooses σ."""
-    return models.logits_of(nnx.clone(network), data.train_images[:_SPREAD_EXAMPLES])
+def initial_sigma(network: Network, data: Dataset, *, factor: float = 10.0) -> Any:
+    """Returns σ () from 1000 images and the untrained network, left as it is; see `sigma.from_logits`."""
+    images = jnp.asarray(data.train_images[:_SPREAD_EXAMPLES])
+    logits = models.logits_of(nnx.clone(network), images)
+    return esjax.sigma.from_logits(logits, features=network.features(images), factor=factor)
 
 
 def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
