@@ -1,6 +1,6 @@
 """esjax: gradients for the block of a JAX pipeline that has none, by evolution strategies."""
 
-from esjax import baselines, blocks, decisions, diagnostics, exact, noise, samplers, sigma
+from esjax import baselines, blocks, decisions, diagnostics, exact, host, noise, samplers, sigma
 from esjax._version import __version__
 from esjax.decisions import smooth_decisions
 from esjax.smoothing import smooth
@@ -12,6 +12,7 @@ __all__ = [
     "decisions",
     "diagnostics",
     "exact",
+    "host",
     "noise",
     "samplers",
     "sigma",

@@ -1,0 +1,153 @@
+"""Executors for `esjax.host.wrap` where `concurrent.futures` has none: replaceable processes, and Ray."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from esjax._check import check_count
+
+
+class WorkerDied(RuntimeError):
+    """The process that made a call ended before it had a value."""
+
+
+class CallTimedOut(TimeoutError):
+    """A call took longer than it may, and its process was killed."""
+
+
+class ProcessPool(Executor):
+    """Worker processes that are replaced when they die or hang.
+
+    A `ProcessPoolExecutor` of the standard library breaks for good when a worker dies, and cannot cut off
+    a call; here each worker is one of its own, of a single process. As with that one, a script that starts
+    it needs `if __name__ == "__main__":`, and a worker imports the module of the functions it calls.
+
+    Args:
+        num_workers: processes, >= 1. None: as many as there are cores.
+
+    Raises:
+        ValueError: `num_workers` is out of range.
+
+    Example:
+        with esjax.host.ProcessPool(2) as pool:
+            block = esjax.host.wrap(simulate, jax.ShapeDtypeStruct((), jnp.float32), pool, timeout=10.0)
+    """
+
+    def __init__(self, num_workers: int | None = None) -> None:
+        count = check_count("num_workers", os.cpu_count() or 1 if num_workers is None else num_workers)
+        self._workers = [_Worker() for _ in range(count)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(count)  # each waits for one worker
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedules a call, as `concurrent.futures.Executor` does; its future may raise `WorkerDied`."""
+        return self._threads.submit(self._run, None, fn, args, kwargs)
+
+    def submit_within(self, timeout: float, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Schedules a call whose worker is killed, and replaced, if it works longer than `timeout` seconds.
+
+        Its future raises `CallTimedOut` then.
+        """
+        return self._threads.submit(self._run, timeout, fn, args, {})
+
+    def _run(self, timeout: float | None, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        worker = self._idle.get()
+        try:
+            return worker.run(timeout, fn, args, kwargs)
+        finally:
+            self._idle.put(worker)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the workers: after what is scheduled, or at once with `cancel_futures`."""
+        self._threads.shutdown(wait=False, cancel_futures=cancel_futures)
+        if cancel_futures:
+            for worker in self._workers:
+                worker.kill()
+        if wait:
+            self._threads.shutdown(wait=True)
+            for worker in self._workers:
+                worker.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the workers; at once where an error, such as Ctrl-C, leaves the block."""
+        self.shutdown(cancel_futures=kind is not None)
+
+
+class _Worker:
+    """A process that makes one call at a time, started at the first one and again after it died."""
+
+    def __init__(self) -> None:
+        self._process: ProcessPoolExecutor | None = None
+        self._pid = 0
+
+    def run(self, timeout: float | None, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            if self._process is None:
+                # A process that is forked from one in which XLA has threads can hang.
+                spawn = multiprocessing.get_context("spawn")
+                self._process = ProcessPoolExecutor(1, mp_context=spawn)
+                self._pid = self._process.submit(os.getpid).result()
+            future = self._process.submit(fn, *args, **kwargs)
+            return future.result(timeout)
+        except BrokenExecutor as error:
+            self.close()
+            raise WorkerDied(f"process {self._pid} ended during the call") from error
+        except TimeoutError:
+            if future.done():
+                raise  # by fn itself
+            self.kill()
+            self.close()
+            raise CallTimedOut(f"the call took longer than {timeout} s; its process was killed") from None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it is gone already
+                os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.shutdown()
+            self._process = None
+
+
+class RayExecutor(Executor):
+    """The workers of a Ray cluster (extra `ray`) as a `concurrent.futures.Executor`.
+
+    Args:
+        **options: of `ray.remote` for each call, such as `num_cpus=1`.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        ValueError: Ray is not started; `ray.init()` starts or joins a cluster.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "esjax.host.RayExecutor needs Ray; run pip install 'esjax[ray]'", name="ray"
+            ) from error
+        if not ray.is_initialized():
+            raise ValueError(
+                "Ray is not started; call ray.init() first, with the address of a cluster or none"
+            )
+        self._remote = ray.remote(_call).options(**({"max_retries": 0} | options))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedules a call, as `concurrent.futures.Executor` does."""
+        return self._remote.remote(fn, args, kwargs).future()
+
+
+def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return fn(*args, **kwargs)

@@ -1,0 +1,187 @@
+"""Python functions as JAX functions, evaluated on the host: simulators, encoders, solvers, programs.
+
+    block = esjax.host.wrap(python_fun, jax.ShapeDtypeStruct((), jnp.float32), executor)
+    smoothed = esjax.smooth(block, sigma=0.5, num_samples=64)  # inside jit, grad, vmap, scan
+
+The samples are handed to any `concurrent.futures.Executor`: threads, processes, Dask's, Ray's.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
+
+from esjax import _evaluation, _flatten
+from esjax._evaluation import Fault, Log, Task
+from esjax._executors import ProcessPool, RayExecutor
+
+__all__ = ["Fault", "Log", "ProcessPool", "RayExecutor", "Wrapped", "wrap"]
+
+Array = jax.Array
+
+
+def wrap(
+    python_fun: Callable[..., Any],
+    result: Any,
+    executor: Executor | None = None,
+    timeout: float | None = None,
+    on_error: Callable[..., Any] | None = None,
+    retries: int = 0,
+) -> "Wrapped":
+    """Makes a JAX function of a Python function, which works inside `jit`, `vmap`, `scan` and `smooth`.
+
+    It has no gradient of its own: `esjax.smooth` gives it one. Under `vmap`, and so for all samples that
+    `smooth` evaluates at once (its `chunk_size`), there is one callback from the device, and `python_fun` is
+    called once for each sample, never more. In a computation that `jit` spreads over several devices by
+    itself each of them would call: spread the samples by `smooth(..., sharding=...)` instead.
+
+    Args:
+        python_fun: `python_fun(*args)`, of pytrees of NumPy arrays (read-only), for one sample. It must
+            not call JAX, unless an executor runs it in another process.
+        result: what it returns: a pytree of arrays or `jax.ShapeDtypeStruct`. Values are cast within their
+            kind, such as float64 to float32.
+        executor: where the calls are made, all samples at once: a `concurrent.futures.Executor`, such as a
+            `ThreadPoolExecutor`, `esjax.host.ProcessPool`, Dask's `client.get_executor(pure=False)` or
+            `esjax.host.RayExecutor`. None: one after the other, where the device called back.
+        timeout: seconds after which a call is cut off, and its worker replaced; needs `host.ProcessPool`.
+        on_error: `on_error(error, *args)` → a value in place of the one that failed, such as NaN, which
+            `smooth(..., discard=jnp.isnan)` leaves out.
+        retries: how often a call is made again whose worker hung or died, ≥ 0. An exception of `python_fun`
+            itself is not tried again.
+
+    Returns:
+        `wrapped(*args)`, args pytrees of arrays. `wrapped.log` counts evaluations and faults, and keeps the
+        inputs of the last faults: `python_fun(*wrapped.log.faults[-1].args)` repeats one.
+
+    Raises:
+        ValueError: an option is out of range, or does not fit the others; `python_fun` cannot be pickled for
+            a process pool. When called: a value does not fit `result`, or the executor is closed.
+        RuntimeError: when called: `python_fun` failed, and there is no `on_error`. (Inside `jit` JAX makes a
+            `jax.errors.JaxRuntimeError` of either, with the message in it.)
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, esjax
+        >>> def count(x):  # any Python
+        ...     return np.float32(sum(value > 0 for value in x))
+        >>> block = esjax.host.wrap(count, jax.ShapeDtypeStruct((), jnp.float32))
+        >>> smoothed = esjax.smooth(block, sigma=0.5, num_samples=64)
+        >>> slope = jax.jit(jax.grad(smoothed, argnums=1))(jax.random.key(0), jnp.zeros(3))
+        >>> block.log.evaluations, bool((slope > 0).all())
+        (64, True)
+    """
+    if not jax.tree.leaves(result):
+        raise ValueError(f"result={result!r} has no arrays in it; give what python_fun returns")
+    _flatten.check_arrays(
+        jax.tree.map(lambda leaf: 0 if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, result),
+        "result",
+        "give arrays or jax.ShapeDtypeStruct(shape, dtype)",
+    )
+    shapes = jax.eval_shape(lambda result: result, result)
+    task = Task(python_fun, shapes, executor, timeout, on_error, retries)
+    _evaluation.check(task)
+    return Wrapped(task)
+
+
+class Wrapped:
+    """A Python function as a JAX function: `wrapped(*args)`; see `wrap`.
+
+    Attributes:
+        log: a `Log` of all calls so far; a new one may be put in its place.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.log = Log()
+
+    def __call__(self, *args: Any) -> Any:
+        """Returns the function's value, of the structure, shapes and dtypes of `result`."""
+        _flatten.check_arrays(args, "args", "let python_fun close over what is no array")
+        leaves, treedef = jax.tree.flatten(args)
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
+            raise ValueError("args has a typed PRNG key in it; pass jax.random.key_data(key)")
+        callback = _Callback(self, treedef, tuple(leaf.ndim for leaf in leaves))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            values = _call(callback, leaves)
+        else:  # nothing to compile; and exceptions keep their type
+            found = callback.evaluate((), [np.asarray(leaf) for leaf in leaves])
+            values = [jnp.asarray(leaf[()]) for leaf in found]
+        return jax.tree.unflatten(jax.tree.structure(self._task.result), values)
+
+
+@dataclass(frozen=True)
+class _Callback:
+    """What a device calls with its buffers; equal ones are compiled once.
+
+    Attributes:
+        wrapped: the function.
+        treedef: of its arguments.
+        ranks: of their leaves, without axes of `vmap`.
+    """
+
+    wrapped: Wrapped
+    treedef: Any
+    ranks: tuple[int, ...]
+
+    def evaluate(self, batch: tuple[int, ...], arrays: list[np.ndarray]) -> _evaluation.Leaves:
+        """Returns the values (*batch, ...) of arrays whose axes of `vmap` are 1 where they do not vary."""
+        arrays = [
+            np.broadcast_to(array, batch + array.shape[array.ndim - rank :])  # read-only, and no copy
+            for array, rank in zip(arrays, self.ranks, strict=True)
+        ]
+        samples = [
+            (index, jax.tree.unflatten(self.treedef, [array[index] for array in arrays]))
+            for index in np.ndindex(batch)
+        ]
+        task = self.wrapped._task
+        values = _evaluation.evaluate(task, self.wrapped.log, samples)
+        likes = jax.tree.leaves(task.result)
+        return [
+            np.array([value[number] for value in values], like.dtype).reshape(batch + like.shape)
+            for number, like in enumerate(likes)
+        ]
+
+    def on_buffers(self, context: Any, out: list[Any], *buffers: Any) -> None:
+        """Fills buffers that are the host's own memory: no array of JAX is made, which could deadlock."""
+        del context
+        out = [np.asarray(buffer) for buffer in out]
+        batch = out[0].shape[: out[0].ndim - jax.tree.leaves(self.wrapped._task.result)[0].ndim]
+        values = self.evaluate(batch, [np.asarray(buffer) for buffer in buffers])
+        for target, value in zip(out, values, strict=True):
+            target[...] = value
+
+    def on_arrays(self, *arrays: Any) -> _evaluation.Leaves:
+        """Returns values, for devices whose memory is not the host's."""
+        found = [np.asarray(array) for array in arrays]
+        batch = np.broadcast_shapes(
+            *(array.shape[: array.ndim - rank] for array, rank in zip(found, self.ranks, strict=True))
+        )
+        return self.evaluate(batch, found)
+
+
+def _call(callback: _Callback, leaves: list[Array]) -> list[Array]:
+    result = jax.tree.leaves(callback.wrapped._task.result)
+
+    def on_cpu(*leaves: Array) -> Any:
+        return buffer_callback(callback.on_buffers, result, vmap_method="expand_dims")(*leaves)
+
+    def elsewhere(*leaves: Array) -> Any:
+        return jax.pure_callback(callback.on_arrays, result, *leaves, vmap_method="expand_dims")
+
+    @jax.custom_jvp
+    def call(*leaves: Array) -> Any:
+        return jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=elsewhere)
+
+    @call.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise ValueError(
+            f"{callback.wrapped._task.fun!r} has no gradient; smooth it: esjax.smooth(wrapped, sigma=..., "
+            "num_samples=...)"
+        )
+
+    return call(*leaves)

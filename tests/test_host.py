@@ -1,0 +1,410 @@
+"""Python black boxes: the gradients of JAX blocks, each evaluation once, every fault accounted for."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+
+import chex
+import host_functions
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esjax
+
+NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
+X = jnp.array([0.3, -0.2, 0.1])
+
+
+def _count(x):
+    return jnp.sum(x > 0, dtype=jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with esjax.host.ProcessPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def threads():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+# --- the same as a JAX block -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [None, "threads", "pool"])
+def test_value_and_gradient_are_those_of_the_same_block_in_jax(executor, request):
+    executor = executor and request.getfixturevalue(executor)
+    block = esjax.host.wrap(host_functions.count, NUMBER, executor)
+    options = {"sigma": 0.5, "num_samples": 32}
+    key = jax.random.key(0)
+    found, wanted = (
+        jax.jit(jax.value_and_grad(esjax.smooth(fun, **options), argnums=1))(key, X)
+        for fun in (block, _count)
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-6)
+    assert block.log.evaluations == 32
+
+
+def test_every_sample_is_evaluated_once_under_vmap_scan_and_chunks():
+    block = esjax.host.wrap(host_functions.count, NUMBER)
+    smoothed = esjax.smooth(block, sigma=0.5, num_samples=10, chunk_size=4)
+
+    @jax.jit
+    def train(x, keys):
+        def step(x, key):
+            grads = jax.vmap(jax.grad(smoothed, argnums=1), (0, None))(jax.random.split(key, 3), x)
+            return x + grads.mean(0), None
+
+        return jax.lax.scan(step, x, keys)[0]
+
+    assert np.isfinite(train(X, jax.random.split(jax.random.key(0), 5))).all()
+    assert block.log.evaluations == 5 * 3 * 10
+
+
+def test_all_samples_of_a_chunk_come_in_one_callback(threads):
+    together = threading.Barrier(2, timeout=30)  # passes only where two calls are made at once
+
+    def meet(x):
+        together.wait()
+        return host_functions.count(x)
+
+    smoothed = esjax.smooth(esjax.host.wrap(meet, NUMBER, threads), sigma=0.5, num_samples=8)
+    assert np.isfinite(jax.jit(smoothed)(jax.random.key(0), X))
+
+
+def test_trees_scalars_and_nested_vmap_arrive_as_they_are():
+    seen = []
+
+    def fun(tree, scale):
+        seen.append((tree["a"].shape, tree["b"].shape, np.shape(scale), tree["a"].flags.writeable))
+        return {"sum": scale * tree["a"].sum(), "rows": tree["b"] + tree["a"][:2]}
+
+    result = {"sum": np.float32(0), "rows": jnp.zeros(2)}
+    block = esjax.host.wrap(fun, result)
+    rng = np.random.default_rng(0)
+    a, b = (
+        jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=(5, 2)), jnp.float32),
+    )
+    each = jax.vmap(lambda a: jax.vmap(lambda b: block({"a": a, "b": b}, 2.0))(b))
+    for call in (each, jax.jit(each)):
+        found = call(a)
+        np.testing.assert_allclose(found["sum"], np.broadcast_to(2 * a.sum(1)[:, None], (4, 5)), rtol=1e-6)
+        np.testing.assert_allclose(found["rows"], b[None] + a[:, None, :2], rtol=1e-6)
+    assert set(seen) == {((3,), (2,), (), False)} and len(seen) == 2 * 20
+
+
+def test_bfloat16_integers_and_booleans_pass():
+    fun = lambda x, label, mask: np.float32(x.astype(np.float32)[mask].sum() + label)  # noqa: E731
+    block = esjax.host.wrap(fun, NUMBER)
+    args = jnp.array([1.5, 2.0, 4.0], jnp.bfloat16), jnp.int32(7), jnp.array([True, False, True])
+    assert jax.jit(block)(*args) == 12.5 == block(*args)
+
+
+def test_devices_call_back_at_the_same_time_without_a_deadlock():
+    script = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        import jax, jax.numpy as jnp, numpy as np, esjax
+        block = esjax.host.wrap(lambda x: np.float32(x.sum()), jax.ShapeDtypeStruct((), jnp.float32))
+        smoothed = esjax.smooth(block, sigma=0.5, num_samples=8)
+        @jax.jit
+        def train(x, keys):
+            step = lambda x, key: (x - 0.1 * jax.grad(smoothed, argnums=1)(key, x), None)
+            return jax.lax.scan(step, x, keys)[0]
+        keys = jax.random.split(jax.random.key(0), 5)
+        big = jnp.ones(300_000)  # large enough for copies that are made in the background
+        put = [jax.device_put((big, keys), device) for device in jax.devices()]
+        results = [train(*each) for each in put for _ in range(3)]
+        assert all(np.isfinite(result).all() for result in results)
+        assert block.log.evaluations == 2 * 3 * 5 * 8, block.log
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
+# --- faults -------------------------------------------------------------------------------------------
+
+
+def test_an_exception_names_the_sample_and_keeps_its_input():
+    block = esjax.host.wrap(host_functions.raises_if_large, NUMBER)
+    xs = jnp.array([[0.5, 1.0], [2.5, 1.0], [0.1, 1.0]])
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"sample \(1,\): ArithmeticError: too large: 2.500"):
+        jax.block_until_ready(jax.jit(jax.vmap(block))(xs))
+    (fault,) = block.log.faults
+    assert (fault.kind, fault.sample, block.log.exceptions) == ("exception", (1,), 1)
+    with pytest.raises(ArithmeticError, match="too large"):
+        host_functions.raises_if_large(*fault.args)
+    with pytest.raises(RuntimeError, match="on_error may substitute a value"):  # outside jit: as it is
+        block(xs[1])
+
+
+def test_on_error_substitutes_and_discard_leaves_out(pool):
+    block = esjax.host.wrap(host_functions.raises_if_large, NUMBER, pool, on_error=host_functions.nan)
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=64, discard=jnp.isnan)
+    value, report = jax.jit(smoothed.with_info)(jax.random.key(1), X)
+    assert 0 < report.num_discarded == block.log.exceptions == block.log.substituted < 40
+    assert np.isfinite(value) and block.log.evaluations == 65
+
+
+def test_a_hung_call_is_cut_off_and_the_others_go_on(pool):
+    block = esjax.host.wrap(host_functions.faulty, NUMBER, pool, timeout=0.5, on_error=host_functions.nan)
+    luck = jnp.array([0.5, 0.035, 0.9, 0.025, 0.01, 0.7])
+    start = time.monotonic()
+    values = jax.jit(jax.vmap(block, (None, 0)))(X, luck)
+    np.testing.assert_array_equal(values, [2, np.nan, 2, np.nan, np.nan, 2])
+    assert time.monotonic() - start < 30  # the call itself sleeps a minute
+    log = block.log
+    assert (log.timeouts, log.deaths, log.exceptions, log.substituted) == (1, 1, 1, 3)
+    assert [(fault.kind, fault.sample) for fault in log.faults] == [
+        ("timeout", (1,)),
+        ("death", (3,)),
+        ("exception", (4,)),
+    ]
+
+
+def test_samples_of_a_dead_worker_are_evaluated_again(pool, tmp_path):
+    folder = jnp.array([ord(letter) for letter in str(tmp_path)])
+    xs = jnp.arange(4.0)
+    again = esjax.host.wrap(host_functions.dies_once, NUMBER, pool, retries=1)
+    np.testing.assert_array_equal(jax.vmap(again, (0, None))(xs, folder), xs)
+    assert (again.log.deaths, again.log.retries, again.log.evaluations) == (4, 4, 8)
+    never = esjax.host.wrap(host_functions.dies_once, NUMBER, pool)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"WorkerDied: process .* ended"):
+        jax.block_until_ready(jax.vmap(never, (0, None))(xs + 10, folder))
+
+
+def test_training_outlives_a_hundred_faults_and_its_gradient_stays_unbiased(pool):
+    """z-scores of the mean gradient of 200 steps against that of the block without faults, by quadrature."""
+    block = esjax.host.wrap(host_functions.faulty, NUMBER, pool, timeout=0.2, on_error=host_functions.nan)
+    num_samples, sigma = 14, 0.5
+
+    def with_luck(z):
+        x, luck = z[:3], jax.scipy.stats.norm.cdf((z[3]) / sigma)  # uniform, and independent of x's noise
+        return block(x, luck)
+
+    smoothed = esjax.smooth(
+        with_luck, sigma=sigma, num_samples=num_samples, sampler=esjax.samplers.iid, discard=jnp.isnan
+    )
+
+    @jax.jit
+    def train(keys):
+        def step(moved, key):
+            gradient = jax.grad(smoothed, argnums=1)(key, jnp.append(X, 0.0))
+            return moved + 0.1 * gradient[:3], gradient[:3]
+
+        return jax.lax.scan(step, X, keys)[1]
+
+    gradients = np.asarray(train(jax.random.split(jax.random.key(0), 200)))
+    log = block.log
+    assert log.exceptions + log.timeouts + log.deaths == log.substituted >= 100
+    assert min(log.exceptions, log.timeouts, log.deaths) >= 15 and log.evaluations == 200 * num_samples
+    exact = np.exp(-0.5 * (np.asarray(X) / sigma) ** 2) / np.sqrt(2 * np.pi) / sigma
+    error = gradients.std(0, ddof=1) / np.sqrt(len(gradients))
+    assert np.all(np.abs(gradients.mean(0) - exact) < 4 * error), (gradients.mean(0), exact, error)
+    assert np.all(error < 0.2 * exact)
+
+
+def test_ctrl_c_ends_cleanly_and_leaves_no_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            import host_functions
+            if __name__ == "__main__":
+                import jax, jax.numpy as jnp, esjax
+                with esjax.host.ProcessPool(2) as pool:
+                    block = esjax.host.wrap(host_functions.slow_count, jnp.float32(0), pool)
+                    smoothed = jax.jit(esjax.smooth(block, sigma=0.5, num_samples=64))
+                    for number in range(10_000):
+                        smoothed(jax.random.key(number), jnp.zeros(3)).block_until_ready()
+                        if number == 1:
+                            print("ready", flush=True)
+            """
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors
+    deadline = time.monotonic() + 10
+    while _is_alive(process.pid):
+        assert time.monotonic() < deadline, "a process is left"
+        time.sleep(0.1)
+
+
+def _is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- bad input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros(2, np.float32), r"is float32\[2\] instead of float32\[\]"),
+        (np.complex64(1), "is complex64.* instead of float32"),
+        ("text", "instead of float32.*correct result"),
+        ((1.0, 2.0), "has structure .* instead of"),
+        (None, "has structure .* instead of"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(value, message):
+    block = esjax.host.wrap(lambda x: value, NUMBER)
+    with pytest.raises(ValueError, match=message):
+        block(X)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(jax.jit(block)(X))
+    nothing = esjax.host.wrap(lambda x: 1 / 0, NUMBER, on_error=lambda error, x: value)
+    with pytest.raises(ValueError, match=re.compile("on_error gave.*" + message, re.DOTALL)):
+        nothing(X)
+
+
+def test_values_are_cast_within_their_kind_only():
+    assert esjax.host.wrap(lambda x: 2.5, NUMBER)(X).dtype == jnp.float32
+    assert esjax.host.wrap(lambda x: 3, NUMBER)(X) == 3.0
+    with pytest.raises(ValueError, match=r"float64.*instead of int32"):
+        esjax.host.wrap(lambda x: 2.5, jax.ShapeDtypeStruct((), jnp.int32))(X)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"python_fun": 3}, "python_fun=3 is not callable"),
+        ({"result": ()}, r"result=\(\) has no arrays"),
+        ({"result": "float"}, "result='float' is no array or number"),
+        ({"executor": 2}, "executor=2 is no concurrent.futures.Executor.*Dask"),
+        ({"timeout": 1.0}, "timeout=1.0 needs an executor that can cut off a call.*ProcessPool"),
+        ({"timeout": 0.0}, "timeout=0.0 must be a finite number of seconds > 0"),
+        ({"retries": -1}, "retries=-1 must be a whole number >= 0"),
+        ({"on_error": 0.0}, "on_error=0.0 is not callable"),
+    ],
+)
+def test_wrong_options_name_themselves(options, message):
+    with pytest.raises(ValueError, match=message):
+        esjax.host.wrap(**({"python_fun": host_functions.count, "result": NUMBER} | options))
+
+
+def test_a_function_that_cannot_be_pickled_is_refused_for_processes(pool):
+    with pytest.raises(ValueError, match=r"cannot be sent to another process.*top of a module"):
+        esjax.host.wrap(lambda x: 1.0, NUMBER, pool)
+    with ProcessPoolExecutor(1) as standard, pytest.raises(ValueError, match="cannot be sent"):
+        esjax.host.wrap(lambda x: 1.0, NUMBER, standard)
+
+
+@pytest.mark.parametrize("make", [ThreadPoolExecutor, esjax.host.ProcessPool])
+def test_a_closed_executor_is_refused(make):
+    executor = make(1)
+    executor.shutdown()
+    block = esjax.host.wrap(host_functions.count, NUMBER, executor)
+    with pytest.raises(ValueError, match=r"takes no more work.*closed"):
+        block(X)
+
+
+def test_other_misuse_names_the_remedy():
+    block = esjax.host.wrap(host_functions.count, NUMBER)
+    with pytest.raises(ValueError, match=r"has no gradient; smooth it: esjax.smooth"):
+        jax.grad(block)(X)
+    with pytest.raises(ValueError, match=r"pass jax\.random\.key_data"):
+        block(jax.random.key(0))
+    with pytest.raises(ValueError, match="'a' is no array or number"):
+        block("a")
+    with pytest.raises(ValueError, match="num_workers=0"):
+        esjax.host.ProcessPool(0)
+
+
+# --- executors of others ------------------------------------------------------------------------------
+
+
+def test_a_standard_pool_works_and_says_that_it_broke():
+    import multiprocessing
+
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        block = esjax.host.wrap(host_functions.count, NUMBER, executor)
+        np.testing.assert_array_equal(jax.jit(jax.vmap(block))(jnp.eye(3)), [1, 1, 1])
+        killer = esjax.host.wrap(host_functions.faulty, NUMBER, executor)
+        with pytest.raises(RuntimeError, match=r"is broken.*use esjax.host.ProcessPool"):
+            killer(X, jnp.float32(0.025))
+
+
+def test_dask_workers_evaluate():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        _evaluates_as_jax_does(client.get_executor(pure=False))
+
+
+@pytest.mark.filterwarnings(  # Ray's own: it forks the process that starts it
+    "ignore:os.fork:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_ray_workers_evaluate():
+    ray = pytest.importorskip("ray")
+    with pytest.raises(ValueError, match=r"Ray is not started; call ray.init\(\)"):
+        esjax.host.RayExecutor()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=_WITH_TESTS)
+    try:
+        _evaluates_as_jax_does(esjax.host.RayExecutor())
+    finally:
+        ray.shutdown()
+
+
+_WITH_TESTS = {"env_vars": {"PYTHONPATH": os.path.dirname(__file__)}}
+
+
+def _evaluates_as_jax_does(executor):
+    block = esjax.host.wrap(host_functions.count, NUMBER, executor)
+    smoothed = esjax.smooth(block, sigma=0.5, num_samples=32)
+    wanted = esjax.smooth(_count, sigma=0.5, num_samples=32)
+    key = jax.random.key(0)
+    for _ in range(2):  # the same inputs twice: an executor that remembers values would not call again
+        found = jax.jit(jax.grad(smoothed, argnums=1))(key, X)
+        np.testing.assert_allclose(found, jax.grad(wanted, argnums=1)(key, X), rtol=1e-6)
+    assert block.log.evaluations == 64
+    raising = esjax.host.wrap(host_functions.raises_if_large, NUMBER, executor, on_error=host_functions.nan)
+    np.testing.assert_array_equal(jax.vmap(raising)(jnp.array([[0.5], [2.0]])), [1, np.nan])
+    assert raising.log.exceptions == 1
+    dying = esjax.host.wrap(host_functions.faulty, NUMBER, executor, on_error=host_functions.nan)
+    assert np.isnan(dying(X, jnp.float32(0.025)))
+    assert dying.log.deaths == 1
+    assert block(X) == 2
+
+
+def test_sklearn_metrics_work():
+    from sklearn.metrics import f1_score
+
+    labels = jnp.array([0, 1, 1, 0, 1])
+    metric = partial(f1_score, zero_division=0.0)
+    block = esjax.host.wrap(lambda labels, scores: metric(labels, scores > 0), NUMBER)
+    smoothed = esjax.smooth(lambda scores, labels: block(labels, scores), sigma=0.5, num_samples=64)
+    scores = jnp.array([-1.0, 0.2, -0.1, 0.3, 0.5])
+    gradient = jax.jit(jax.grad(smoothed, argnums=1))(jax.random.key(0), scores, labels)
+    assert np.all(np.sign(gradient)[1:] == np.array([1, 1, -1, 1]))
