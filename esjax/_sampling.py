@@ -19,6 +19,25 @@ Array = jax.Array
 Inputs = tuple[Any, ...]  # (x, sigma, *args): (dim,), () or (dim,), arrays of any shape and dtype
 
 
+_psum: Any = jax.lax.psum  # JAX gives these two no types
+_spec: Any = jax.sharding.PartitionSpec
+_EVERYWHERE = _spec()
+
+
+class Shards(NamedTuple):
+    """Devices that share the samples: equal runs of them, in the order of the mesh.
+
+    Attributes:
+        mesh: of the devices.
+        axes: its axes over which the samples are spread; along others the work is repeated.
+        num_devices: how many shards there are.
+    """
+
+    mesh: Any
+    axes: tuple[str, ...]
+    num_devices: int
+
+
 class Problem(NamedTuple):
     """What is estimated and how: static, so that it can be an argument that JAX never traces.
 
@@ -31,6 +50,7 @@ class Problem(NamedTuple):
         num_samples: N.
         evaluated_at_once: samples in one call of the vmapped `fun`.
         drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
+        shards: the devices that share the samples; None: one has all.
         informed: whether a report on the gradient is wanted, for which all values are kept.
         dim: length of x.
         num_values: length of the values.
@@ -45,37 +65,80 @@ class Problem(NamedTuple):
     num_samples: int
     evaluated_at_once: int
     drawn_at_once: int
+    shards: Shards | None
     informed: bool
     dim: int
     num_values: int
     dtype: Any
 
 
-def fold(problem: Problem, step: Callable[..., tuple[Any, Any]], carry: Any) -> tuple[Any, Any]:
-    """Folds `step(carry, start, count) -> (carry, out)` over the chunks of samples.
+def fold(
+    problem: Problem,
+    step: Callable[..., tuple[Any, Any]],
+    sums: Any,
+    on_each_device: Callable[[Any], Any] = lambda sums: sums,
+) -> tuple[Any, Any]:
+    """Folds `step(sums, start, count) -> (sums, out)` over the chunks of samples, on all devices.
 
     Args:
-        problem: its num_samples and drawn_at_once; the last chunk holds what is left over.
+        problem: its num_samples and drawn_at_once; a device's last chunk holds what is left over.
         step: `start` (int32) is the first sample of the chunk, `count` (int) how many it has.
-        carry: any pytree.
+        sums: any pytree of zeros, to which `step` adds; not zeros where `on_each_device` takes them out.
+        on_each_device: applied to a device's sums before they are added to those of the others.
 
     Returns:
-        The last carry, and the outs (count, ...) of all chunks joined, (num_samples, ...).
+        The sums over all samples, and the outs (count, ...) of all chunks joined, (num_samples, ...).
     """
+    if problem.shards is None:
+        sums, outs = _fold_run(problem, step, sums, jnp.int32(0))
+        return on_each_device(sums), outs
+    mesh, axes, _ = problem.shards
+
+    def on_device() -> tuple[Any, Any]:
+        first = jax.lax.axis_index(axes) * samples_of_device(problem)
+        own, outs = _fold_run(problem, step, sums, first)
+        outs = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axes, tiled=True), outs)
+        return _psum(on_each_device(own), axes), outs
+
+    spread = jax.shard_map(
+        on_device, mesh=mesh, axis_names=set(axes), in_specs=(), out_specs=_EVERYWHERE, check_vma=False
+    )
+    return spread()
+
+
+def _fold_run(
+    problem: Problem, step: Callable[..., tuple[Any, Any]], sums: Any, first: Array
+) -> tuple[Any, Any]:
+    """Folds over the samples of one device, from `first` on."""
     size = problem.drawn_at_once
-    full, rest = divmod(problem.num_samples, size)
+    full, rest = divmod(samples_of_device(problem), size)
     outs = []
     if full > 1:
-        starts = size * jnp.arange(full, dtype=jnp.int32)
-        carry, out = jax.lax.scan(lambda c, i: step(c, i, size), carry, starts)
+        starts = first + size * jnp.arange(full, dtype=jnp.int32)
+        sums, out = jax.lax.scan(lambda c, i: step(c, i, size), sums, starts)
         outs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
     elif full == 1:
-        carry, out = step(carry, jnp.int32(0), size)
+        sums, out = step(sums, first, size)
         outs.append(out)
     if rest:
-        carry, out = step(carry, jnp.int32(full * size), rest)
+        sums, out = step(sums, first + jnp.int32(full * size), rest)
         outs.append(out)
-    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
+    return sums, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
+
+
+def samples_of_device(problem: Problem) -> int:
+    """Returns how many of the samples one device has."""
+    return problem.num_samples // (1 if problem.shards is None else problem.shards.num_devices)
+
+
+def sum_over_devices(problem: Problem, value: Array) -> Array:
+    """Returns the sum of what each device has; for `on_each_device` of `fold`."""
+    return value if problem.shards is None else _psum(value, problem.shards.axes)
+
+
+def mean_over_devices(problem: Problem, value: Array) -> Array:
+    """Returns the mean of what each device has; for `on_each_device` of `fold`."""
+    return value if problem.shards is None else _psum(value, problem.shards.axes) / problem.shards.num_devices
 
 
 def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:

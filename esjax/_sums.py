@@ -47,7 +47,7 @@ def value_and_gradients(
 
     The weight of a score is f_n − b_n = (f_n − own S_group) − total S, with S = Σ f known only at the
     end. So two sums are carried: Σ (f_n − own S_group) s_n and Σ total s_n. Where an offset of all
-    values drops out, the first chunk's mean is taken off first, which float32 needs.
+    values drops out, the mean of a device's first chunk is taken off first, which float32 needs.
     """
     centred = _averages(problem)
     at_input = _sampling.value_at_input(problem, inputs)[0]
@@ -59,7 +59,8 @@ def value_and_gradients(
         values, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
         values = values[:, 0]
         value_sum = value_sum + values.sum()
-        offset = jnp.where(start == 0, values.mean(), offset) if centred else offset
+        is_first = start % _sampling.samples_of_device(problem) == 0
+        offset = jnp.where(is_first, values.mean(), offset) if centred else offset
         values = values - offset
         own, total = _chunk_coefficients(problem, count)
         own_part = values - own * _sampling.group_sums(values, problem.groups.size)
@@ -69,11 +70,18 @@ def value_and_gradients(
         args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (offset, value_sum, centred_sum + values.sum(), score_sums, args_sums), None
 
+    def with_total(carry: Any) -> Any:
+        """Puts S in, and a common offset in place of each device's: 1 − own size_group = N total."""
+        offset, value_sum, centred_sum, score_sums, args_sums = carry
+        moved = offset - _sampling.mean_over_devices(problem, offset) if centred else 0
+        centred_sum = centred_sum + moved * _sampling.samples_of_device(problem)
+        factor = moved * problem.num_samples - _sampling.sum_over_devices(problem, centred_sum)
+        return value_sum, jax.tree.map(lambda sums: sums[0] + factor * sums[1], score_sums), args_sums
+
     zero = jnp.zeros((), problem.dtype)
     score_zeros = _score_zeros(problem, wanted, inputs, rows=(2,))
     carry = (at_input, zero, zero, score_zeros, _args_zeros(wanted, inputs))
-    (_, value_sum, centred_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
-    score_sums = jax.tree.map(lambda sums: sums[0] - centred_sum * sums[1], score_sums)
+    (value_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry, with_total)
     return value_sum[None] / problem.num_samples, _gradients(
         inputs, score_sums, args_sums, problem.num_samples
     )

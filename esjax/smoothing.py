@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import _control, _estimator, _flatten, _mapping, baselines, noise, samplers
+from esjax import _control, _estimator, _flatten, _mapping, _sharding, baselines, noise, samplers
 from esjax._check import check_count, check_key, check_sigma
-from esjax._sampling import Problem
+from esjax._sampling import Problem, Shards
 from esjax.diagnostics import Report
 
 Array = jax.Array
@@ -31,6 +31,7 @@ def smooth(
     control: _control.Control | None = None,
     discard: Callable[[Array], Array] | None = None,
     chunk_size: int | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
 ) -> "Smoothed":
     r"""Smooths `fun` by random perturbations: the result has a gradient though `fun` has none.
 
@@ -61,6 +62,11 @@ def smooth(
             none is left. None: a NaN stays visible, in value and gradient.
         chunk_size: samples evaluated at once; memory is O(dim) for each of them, and for each of a
             sampler's group. None: what fits the cache. It does not change what is drawn.
+        sharding: of the sample axis, such as `NamedSharding(mesh, PartitionSpec("samples"))`: the samples
+            are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
+            else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
+            A block with one value takes one all-reduce of O(dim) per gradient, others an all-gather
+            of N values too. None: no sharding.
 
     Returns:
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.
@@ -85,7 +91,8 @@ def smooth(
     """
     num_samples = check_count("num_samples", num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-    options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size)
+    shards = None if sharding is None else _sharding.shards(sharding)
+    options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
     _check_options(fun, options, sigma, control)
     if control is None:
         return Smoothed(partial(_estimate, fun, options), sigma, num_samples)
@@ -143,6 +150,7 @@ class _Options(NamedTuple):
     discard: Callable[[Array], Array] | None
     num_samples: int
     chunk_size: int | None
+    shards: Shards | None
 
 
 def _estimate(
@@ -158,6 +166,7 @@ def _estimate(
     dim = sum(leaf.size for leaf in jax.tree.leaves(x))
     groups = options.sampler(options.num_samples, dim, options.noise)
     _check_groups(options, groups, dim, dtype)
+    _sharding.check_fits(options.shards, options.num_samples, groups.size)
     evaluated, drawn = _chunks(options, groups.size, max(dim, block.num_values, 1))
     problem = Problem(
         fun=block,
@@ -168,6 +177,7 @@ def _estimate(
         num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
+        shards=options.shards,
         informed=informed,
         dim=dim,
         num_values=block.num_values,
@@ -285,6 +295,8 @@ def _check_groups(options: _Options, groups: samplers.Groups, dim: int, dtype: A
 def _chunks(options: _Options, group_size: int, width: int) -> tuple[int, int]:
     """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups."""
     num_samples, chunk_size = options.num_samples, options.chunk_size
+    if options.shards is not None:
+        num_samples //= options.shards.num_devices
     if chunk_size is not None:
         return chunk_size, min(-(-chunk_size // group_size) * group_size, num_samples)
     drawn = _mapping.at_once(num_samples, width, group_size)

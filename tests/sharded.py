@@ -1,0 +1,96 @@
+"""Run by test_sharding.py, with more devices than the tests have: prints gradients, by number of devices.
+
+python sharded.py NUM_LOCAL_DEVICES [PORT PROCESS]
+"""
+
+import json
+import os
+import sys
+
+num_local, *process = map(int, sys.argv[1:])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_local}"
+
+import jax  # noqa: E402  # after its flags
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+
+import esjax  # noqa: E402
+
+if process:
+    jax.distributed.initialize(f"localhost:{process[0]}", num_processes=2, process_id=process[1])
+
+KEY, DIM = jax.random.key(0), 50
+X, WEIGHTS = jnp.linspace(-1, 1, DIM), jnp.linspace(1, 2, DIM)
+
+
+def one(x, weights):
+    return jnp.sum(jnp.round(2 * x) * weights) + 100
+
+
+def many(x, weights):
+    return jnp.sort(x)[:3] * weights[0]
+
+
+def sharding(num_devices):
+    mesh = jax.make_mesh((num_devices,), ("samples",), devices=jax.devices()[:num_devices])
+    return NamedSharding(mesh, PartitionSpec("samples"))
+
+
+def gradients(fun, num_devices, **options):
+    options = {"sampler": esjax.samplers.antithetic, "num_samples": 256} | options
+    placed = None if num_devices is None else sharding(num_devices)
+    smoothed = esjax.smooth(fun, sigma=0.5, sharding=placed, **options)
+
+    def loss(x, weights, sigma):
+        return jnp.sum(smoothed(KEY, x, weights, sigma=sigma) ** 2) / 100
+
+    found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(X, WEIGHTS, 0.5)
+    return [np.ravel(leaf).tolist() for leaf in jax.tree.leaves(found)]
+
+
+CASES = {
+    "one value": (one, {}),
+    "several values": (many, {}),
+    "iid in chunks, with a rest": (one, {"sampler": esjax.samplers.iid, "chunk_size": 24}),
+    "no baseline": (one, {"baseline": esjax.baselines.none}),
+    "at input": (one, {"baseline": esjax.baselines.at_input}),
+    "ranks": (one, {"baseline": esjax.baselines.centered_rank, "num_samples": 64}),
+    "discard": (one, {"discard": lambda values: values > 120}),
+    "orthogonal": (one, {"sampler": esjax.samplers.orthogonal, "num_samples": 800}),
+}
+
+
+def hessian_and_report(num_devices):
+    placed = None if num_devices is None else sharding(num_devices)
+    smoothed = esjax.smooth(
+        one, sigma=0.5, num_samples=64, sampler=esjax.samplers.antithetic, sharding=placed
+    )
+    hessian = jax.jit(jax.hessian(smoothed, argnums=1))(KEY, X[:4], WEIGHTS[:4])
+    keys = jax.random.split(KEY, 3)
+    reports = jax.jit(jax.vmap(smoothed.with_info, (0, None, None)))(keys, X, WEIGHTS)
+    return [np.ravel(leaf).tolist() for leaf in jax.tree.leaves((hessian, reports))]
+
+
+def program(num_devices):
+    """Returns the compiled program of value and gradient, D = 10,000."""
+    smoothed = esjax.smooth(
+        lambda x: jnp.sum(x > 0, dtype=jnp.float32),
+        sigma=0.5,
+        num_samples=4096,
+        sharding=sharding(num_devices),
+    )
+    step = jax.jit(jax.value_and_grad(smoothed, argnums=1))
+    return step.lower(KEY, jnp.zeros(10_000)).compile().as_text()
+
+
+results = {}
+for name, (fun, options) in CASES.items():
+    if process:
+        numbers = [None, 8] if name in ("one value", "several values") else []
+    else:
+        numbers = [None, 1, 2, 4, 8] if name in ("one value", "several values") else [None, 8]
+    results[name] = {str(number): gradients(fun, number, **options) for number in numbers}
+if not process:
+    results["hessian and report"] = {str(number): hessian_and_report(number) for number in (None, 8)}
+print(json.dumps({"results": results, "hlo": "" if process else program(8)}))

@@ -1,0 +1,112 @@
+"""Samples on many devices: the gradients of one, and no more than O(D) numbers between them."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import esjax
+
+_SCRIPT = Path(__file__).parent / "sharded.py"
+
+
+def _start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, _SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _output(process):
+    out, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+def _assert_same(by_devices):
+    by_devices = dict(by_devices)
+    alone = by_devices.pop("None")
+    for num_devices, leaves in by_devices.items():
+        for found, wanted in zip(leaves, alone, strict=True):
+            scale = np.max(np.abs(wanted))
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * scale, err_msg=num_devices)
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return _output(_start(8))
+
+
+def test_gradients_on_1_2_4_and_8_devices_are_those_of_one(eight):
+    assert len(eight["results"]) == 9 and len(eight["results"]["one value"]) == 5
+    for by_devices in eight["results"].values():
+        _assert_same(by_devices)
+
+
+def test_one_reduction_of_dim_numbers_crosses_devices(eight):
+    transfer = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+    sizes = [
+        int(np.prod([int(number) for number in shape.split(",") if number]))
+        for types, *_ in re.findall(transfer, eight["hlo"])
+        for shape in re.findall(r"\w+\[([\d,]*)\]", types)
+    ]
+    assert max(sizes) == 10_000 and sizes.count(10_000) == 1
+    assert sum(sizes) < 10_010  # the rest are single numbers
+
+
+def test_two_processes_give_the_gradients_of_one_device():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    first, second = (_start(4, port, number) for number in range(2))
+    try:
+        for process in (first, second):
+            results = _output(process)["results"]
+            _assert_same(results["one value"])
+            _assert_same(results["several values"])
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+
+
+def _one_device():
+    return jax.make_mesh((1,), ("samples",))
+
+
+def test_bad_shardings_name_themselves_and_the_remedy():
+    mesh = _one_device()
+    for wrong in (mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None))):
+        with pytest.raises(ValueError, match=r"sharding=.* must place one axis, that of the samples; pass"):
+            esjax.smooth(jnp.sum, sigma=1.0, num_samples=4, sharding=wrong)
+    smoothed = esjax.smooth(
+        jnp.sum, sigma=1.0, num_samples=4, sharding=NamedSharding(mesh, PartitionSpec("samples"))
+    )
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"does not work inside jax\.set_mesh"):
+        smoothed(jax.random.key(0), jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "group_size", "message"),
+    [
+        (10, 1, r"num_samples=10, cannot be shared equally by the 4 devices .*use num_samples=12$"),
+        (64, 32, r"in groups of 32, cannot be shared.*use num_samples=128, or a sampler of smaller groups"),
+    ],
+)
+def test_samples_that_cannot_be_shared_name_the_number_that_can(num_samples, group_size, message):
+    from esjax import _sharding
+
+    shards = _sharding.Shards(None, ("samples",), 4)
+    with pytest.raises(ValueError, match=message):
+        _sharding.check_fits(shards, num_samples, group_size)
+    _sharding.check_fits(shards, 4 * group_size * 3, group_size)
