@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esjax.train import compare, diagnosis, folder, run, sigmas
-from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
+from esjax.train import compare, diagnosis, folder, rl, run, sigmas
+from esjax.train.config import CompareConfig, Options, RLConfig, SigmaConfig, TrainConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
 
@@ -34,6 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "compare": compare_objectives,
         "sigma": try_sigmas,
         "diagnose": diagnose_run,
+        "rl": learn_cartpole,
     }
     try:
         work: Work = tyro.extras.subcommand_cli_from_dict(commands, prog="esjax", args=args)
@@ -43,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
         work()
     except FloatingPointError as error:
         return _fail(error, status=1)
-    except OSError as error:
+    except (OSError, ModuleNotFoundError) as error:
         return _fail(error, status=2)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("stopped, nothing was written"), status=130)
@@ -192,6 +193,30 @@ def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
     diagnosis.plot(picture, rows, title)
     console.print(f"{title}\n\n{diagnosis.markdown(rows)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{rows[0].report}\n\npicture  {picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def learn_cartpole(
+    config: Annotated[RLConfig, tyro.conf.arg(name="")] = RLConfig(),  # noqa: B008  # frozen
+) -> Work:
+    """Learn CartPole by evolution strategies over all of a policy's parameters.
+
+    Args:
+        config: the options.
+    """
+    return partial(_learn_cartpole, config)
+
+
+def _learn_cartpole(config: RLConfig) -> None:
+    console = Console()
+    for generation in rl.train(config):
+        console.print(
+            f"generation {generation.number}, {generation.episodes} episodes: mean return of the population "
+            f"{generation.population_return:.1f}, of the policy {generation.test_return:.1f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    end = "solved" if generation.test_return >= rl.SOLVED else "not solved: try more --generations"
+    console.print(f"{end}: mean return {generation.test_return:.1f} over 100 episodes", highlight=False)
 
 
 def _new_path(name: str) -> Path:

@@ -142,6 +142,42 @@ class SigmaConfig(Options):
         return TrainConfig(**shared, objective=self.objective, seed=self.seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RLConfig:
+    """Evolution strategies over a policy's parameters.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    environment: Literal["gymnasium", "jax"] = "gymnasium"
+    """CartPole-v1 of gymnasium, in worker processes; or the same equations in JAX."""
+    population: int = 32
+    """Perturbed policies in each generation, each for one episode; at least 4."""
+    sigma: float = 0.3
+    """Scale of the perturbations of the parameters, > 0."""
+    learning_rate: float = 0.1
+    """Of Adam, > 0."""
+    baseline: Literal["leave-one-out", "rank"] = "leave-one-out"
+    """What becomes of the returns: less the mean of the others, or centred ranks (Salimans et al. 2017)."""
+    generations: int = 100
+    """Steps of Adam at most, at least 1; training ends when the policy is good enough."""
+    workers: int = 2
+    """Processes for gymnasium, at least 1."""
+    seed: int = 0
+    """Of everything random, >= 0."""
+
+    def __post_init__(self) -> None:
+        _require_one_of("environment", self.environment, ("gymnasium", "jax"))
+        _require_one_of("baseline", self.baseline, ("rank", "leave-one-out"))
+        _require_at_least("population", self.population, 4)
+        _require_positive("sigma", self.sigma)
+        _require_positive("learning_rate", self.learning_rate)
+        _require_at_least("generations", self.generations, 1)
+        _require_at_least("workers", self.workers, 1)
+        _require_at_least("seed", self.seed, 0)
+
+
 def from_json(values: object, where: Path) -> TrainConfig:
     """Makes the options that were written to a file.
 

@@ -1,0 +1,78 @@
+"""CartPole: the equations against gymnasium's, and policies that learn from returns alone."""
+
+import re
+from functools import partial
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esjax
+from esjax.train import cartpole, cli, rl
+from esjax.train.config import RLConfig
+
+
+def _policy(seed):
+    params = cartpole.init_policy(jax.random.key(seed))
+    return params | {"last": jax.random.normal(jax.random.key(seed + 1), (16, 2))}
+
+
+def test_a_step_is_that_of_gymnasium():
+    environment = gymnasium.make("CartPole-v1").unwrapped
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        state = rng.uniform(-0.15, 0.15, 4)
+        action = int(rng.integers(2))
+        environment.reset()
+        environment.state = tuple(state)
+        wanted, *_ = environment.step(action)
+        np.testing.assert_allclose(cartpole.step(jnp.asarray(state, jnp.float32), action), wanted, atol=1e-6)
+
+
+def test_episodes_last_as_long_as_gymnasiums_from_the_same_state():
+    for seed in range(5):
+        params = _policy(seed)
+        found = cartpole.episode(params, jax.random.key(seed))
+        environment = gymnasium.make("CartPole-v1")
+        environment.reset()
+        state = jax.random.uniform(jax.random.key(seed), (4,), jnp.float32, -0.05, 0.05)
+        environment.unwrapped.state = tuple(np.asarray(state, float))
+        state, steps, ended, cut = np.asarray(state), 0, False, False
+        while not (ended or cut):
+            state, _, ended, cut, _ = environment.step(
+                int(cartpole.act(jax.tree.map(np.asarray, params), state))
+            )
+            steps += 1
+        assert abs(found - steps) <= 1  # float32 may pass a limit one step sooner or later
+    assert cartpole.episode_on_host(jax.tree.map(np.asarray, params), 3) >= 1
+
+
+@pytest.mark.parametrize("baseline", ["rank", "leave-one-out"])
+def test_a_policy_is_learned_in_jax(baseline):
+    *_, last = rl.train(RLConfig(environment="jax", baseline=baseline))
+    assert last.test_return >= rl.SOLVED and last.episodes <= 2000
+    again = jax.vmap(partial(cartpole.episode, last.params))(jax.random.split(jax.random.key(99), 100))
+    assert again.mean() > 400  # on episodes that played no part in stopping
+
+
+def test_gymnasium_on_workers_gives_the_returns_of_one_process():
+    with esjax.host.ProcessPool(2) as pool:
+        both = [rl.returns("gymnasium", executor) for executor in (None, pool)]
+        keys = jax.random.split(jax.random.key(0), 6)
+        alone, shared = (jax.jit(jax.vmap(block, (None, 0)))(_policy(1), keys) for block in both)
+    np.testing.assert_array_equal(alone, shared)
+    assert len(set(alone.tolist())) > 1  # each key another episode
+
+
+def test_the_command_says_how_it_went(capsys):
+    arguments = ["rl", "--generations", "2", "--population", "4", "--workers", "1"]
+    assert cli.main(arguments) == 0
+    first, _, last = capsys.readouterr().out.splitlines()
+    assert re.match(
+        r"generation 1, 4 episodes: mean return of the population [\d.]+, of the policy [\d.]+", first
+    )
+    assert re.match(r"not solved: try more --generations: mean return [\d.]+ over 100 episodes", last)
+    assert cli.main(["rl", "--population", "3"]) == 2
+    assert "population=3 must be a whole number >= 4" in capsys.readouterr().err
