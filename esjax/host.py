@@ -180,8 +180,8 @@ def _call(callback: _Callback, leaves: list[Array]) -> list[Array]:
     @call.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
         raise ValueError(
-            f"{callback.wrapped._task.fun!r} has no gradient; smooth it: esjax.smooth(wrapped, sigma=..., "
-            "num_samples=...)"
+            f"{callback.wrapped._task.fun!r} has no gradient; esjax.smooth(wrapped, sigma=..., "
+            "num_samples=...) gives it one in x, and none in args"
         )
 
     return call(*leaves)

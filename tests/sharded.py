@@ -72,6 +72,13 @@ def hessian_and_report(num_devices):
     return [np.ravel(leaf).tolist() for leaf in jax.tree.leaves((hessian, reports))]
 
 
+def host_block(num_devices):
+    """Returns gradients of a Python block that every device calls back to, and the number of its calls."""
+    block = esjax.host.wrap(lambda x: np.float32(np.rint(2 * x).sum()), jnp.float32(0))
+    found = gradients(lambda x, weights: block(x) * weights[0], num_devices)
+    return [*found, [block.log.evaluations]]
+
+
 def program(num_devices):
     """Returns the compiled program of value and gradient, D = 10,000."""
     smoothed = esjax.smooth(
@@ -91,6 +98,7 @@ for name, (fun, options) in CASES.items():
     else:
         numbers = [None, 1, 2, 4, 8] if name in ("one value", "several values") else [None, 8]
     results[name] = {str(number): gradients(fun, number, **options) for number in numbers}
+results["host block"] = {str(number): host_block(number) for number in (None, 8)}
 if not process:
     results["hessian and report"] = {str(number): hessian_and_report(number) for number in (None, 8)}
 print(json.dumps({"results": results, "hlo": "" if process else program(8)}))

@@ -328,7 +328,7 @@ def test_a_closed_executor_is_refused(make):
 
 def test_other_misuse_names_the_remedy():
     block = esjax.host.wrap(host_functions.count, NUMBER)
-    with pytest.raises(ValueError, match=r"has no gradient; smooth it: esjax.smooth"):
+    with pytest.raises(ValueError, match=r"has no gradient; esjax\.smooth.* in x, and none in args"):
         jax.grad(block)(X)
     with pytest.raises(ValueError, match=r"pass jax\.random\.key_data"):
         block(jax.random.key(0))

@@ -48,9 +48,13 @@ def eight():
 
 
 def test_gradients_on_1_2_4_and_8_devices_are_those_of_one(eight):
-    assert len(eight["results"]) == 9 and len(eight["results"]["one value"]) == 5
+    assert len(eight["results"]) == 10 and len(eight["results"]["one value"]) == 5
     for by_devices in eight["results"].values():
         _assert_same(by_devices)
+
+
+def test_devices_call_back_once_for_each_sample(eight):
+    assert all(leaves[-1] == [256] for leaves in eight["results"]["host block"].values())
 
 
 def test_one_reduction_of_dim_numbers_crosses_devices(eight):
@@ -74,6 +78,9 @@ def test_two_processes_give_the_gradients_of_one_device():
             results = _output(process)["results"]
             _assert_same(results["one value"])
             _assert_same(results["several values"])
+            *gradients, evaluations = results["host block"]["8"]
+            _assert_same({"None": results["host block"]["None"][:-1], "8": gradients})
+            assert evaluations == [128]  # its own half
     finally:
         for process in (first, second):
             process.kill()
