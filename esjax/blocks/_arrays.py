@@ -1,0 +1,53 @@
+"""What all blocks do with their arguments: shapes, kinds and masks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def mask_like(mask: Any, array: Array, name: str) -> Array:
+    """Returns the mask as booleans of the array's shape, all true for None.
+
+    Raises:
+        ValueError: it is of another shape, or not boolean.
+    """
+    if mask is None:
+        return jnp.ones(array.shape, bool)
+    mask = jnp.asarray(mask)
+    if mask.shape != array.shape or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"mask is {mask.dtype}{list(mask.shape)}, and {name} has shape {array.shape}; give a bool for "
+            "each, True for those that count"
+        )
+    return mask
+
+
+def same_length(**arrays: Any) -> list[Array]:
+    """Returns vectors of one length (n,), n ≥ 1.
+
+    Raises:
+        ValueError: they are not.
+    """
+    found = [jnp.asarray(array) for array in arrays.values()]
+    if found[0].ndim != 1 or not found[0].size or any(array.shape != found[0].shape for array in found):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(arrays, found, strict=True))
+        raise ValueError(f"{shapes}: give vectors of one length (n,), and use jax.vmap over lists")
+    return found
+
+
+def as_floating(name: str, array: Array) -> Array:
+    """Returns numbers or booleans as floating ones; raises `ValueError` for others."""
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        raise ValueError(f"{name} has dtype {array.dtype}; give real numbers")
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(jnp.result_type(float))
+
+
+def divided(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:
+    """Returns the ratio, or `otherwise` where the denominator is 0."""
+    is_zero = denominator == 0
+    return jnp.where(is_zero, otherwise, numerator / jnp.where(is_zero, 1, denominator))

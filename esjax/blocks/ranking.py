@@ -1,0 +1,138 @@
+"""Blocks of ranking: one list of items by their scores, the highest first."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from esjax._check import check_count
+from esjax.blocks._arrays import as_floating, divided, mask_like, same_length
+
+Array = jax.Array
+
+
+def ndcg(
+    scores: Any,
+    relevance: Any,
+    *,
+    k: int | None = None,
+    gain: Literal["exponential", "linear"] = "exponential",
+    mask: Any = None,
+) -> Array:
+    """Returns the normalised discounted cumulative gain of a list (Järvelin and Kekäläinen 2002).
+
+        DCG = Σ_{r ≤ k} g(relevance of the item at rank r) / log₂(1 + r),    NDCG = DCG / its largest value
+
+    Args:
+        scores: (n,) of the items; of equal ones the first counts as the highest.
+        relevance: (n,) ≥ 0.
+        k: ranks that count, ≥ 1. None: all.
+        gain: "exponential", g = 2^relevance − 1 (Burges et al. 2005); or "linear", g = relevance.
+        mask: (n,) booleans, True for what counts. None: all.
+
+    Returns:
+        Array (), floating, in [0, 1]; 0 where nothing is relevant.
+
+    Raises:
+        ValueError: they are no vectors of one length; `k` or `gain` is out of range.
+    """
+    scores, relevance = same_length(scores=scores, relevance=relevance)
+    if gain not in ("exponential", "linear"):
+        raise ValueError(f"gain={gain!r} must be 'exponential' or 'linear'")
+    count = relevance.size if k is None else min(check_count("k", k), relevance.size)
+    mask = mask_like(mask, scores, "scores")
+    relevance = as_floating("relevance", relevance)
+    gains = jnp.where(mask, 2.0**relevance - 1 if gain == "exponential" else relevance, 0)
+    discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
+    found = gains[_best_first(scores, mask)][:count] @ discounts
+    return divided(found, jnp.sort(gains, descending=True)[:count] @ discounts)
+
+
+def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
+    """Returns 1 over the rank of the first relevant item, 0 if none is. Its mean over lists is the MRR.
+
+    Args:
+        scores: (n,) of the items; of equal ones the first counts as the highest.
+        relevant: (n,) booleans or numbers, > 0 for a relevant item.
+        mask: (n,) booleans, True for what counts. None: all.
+
+    Returns:
+        Array (), floating, in [0, 1].
+
+    Raises:
+        ValueError: they are no vectors of one length.
+    """
+    scores, relevant = same_length(scores=scores, relevant=relevant)
+    mask = mask_like(mask, scores, "scores")
+    in_order = ((as_floating("relevant", relevant) > 0) & mask)[_best_first(scores, mask)]
+    rank = 1 + in_order.argmax().astype(jnp.int32)
+    return jnp.where(in_order.any(), 1 / rank.astype(jnp.result_type(float)), 0)
+
+
+def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
+    """Returns the average precision of a list: the mean, over relevant items, of the precision down to them.
+
+    Items of equal scores come together, as in scikit-learn's `average_precision_score`.
+
+    Args:
+        scores: (n,) of the items.
+        relevant: (n,) booleans or numbers, > 0 for a relevant item.
+        mask: (n,) booleans, True for what counts. None: all.
+
+    Returns:
+        Array (), floating, in [0, 1]; 0 where nothing is relevant.
+
+    Raises:
+        ValueError: they are no vectors of one length.
+    """
+    scores, relevant = same_length(scores=scores, relevant=relevant)
+    mask = mask_like(mask, scores, "scores")
+    scores = jnp.where(mask, as_floating("scores", scores), -jnp.inf)
+    relevant = (as_floating("relevant", relevant) > 0) & mask
+
+    def at_least(among: Array) -> Array:
+        """How many of those have a score of at least that of each item."""
+        ascending = jnp.sort(jnp.where(among, scores, -jnp.inf))
+        below = jnp.searchsorted(ascending, scores, side="left")
+        return (scores.size - below).astype(scores.dtype)
+
+    precision = jnp.where(relevant, divided(at_least(relevant), at_least(mask)), 0)
+    return divided(precision.sum(), relevant.sum(dtype=jnp.int32).astype(scores.dtype))
+
+
+def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Array:
+    """Returns Harrell's concordance index: the share of comparable pairs that the scores put in order.
+
+    A pair is comparable if the one of the shorter time had the event; or, of equal times, exactly one had
+    it, and counts as the shorter. Equal scores count one half (Harrell et al. 1982, as lifelines has it).
+    It takes n² comparisons.
+
+    Args:
+        scores: (n,), higher for a longer expected time: minus a risk.
+        times: (n,) until the event or the end of observation.
+        events: (n,) booleans or 0 and 1, whether the event was seen.
+        mask: (n,) booleans, True for what counts. None: all.
+
+    Returns:
+        Array (), floating, in [0, 1]; 1/2, which is chance, where no pair is comparable.
+
+    Raises:
+        ValueError: they are no vectors of one length.
+    """
+    scores, times, events = same_length(scores=scores, times=times, events=events)
+    mask = mask_like(mask, scores, "scores")
+    seen = (as_floating("events", events) > 0) & mask
+    first, second = times[:, None], times[None, :]
+    sooner = (first < second) | ((first == second) & ~seen[None, :])
+    comparable = seen[:, None] & mask[None, :] & sooner
+    ordered = scores[:, None] < scores[None, :]
+    tied = scores[:, None] == scores[None, :]
+    dtype = jnp.result_type(float)
+    concordant = (comparable & ordered).sum(dtype=dtype) + 0.5 * (comparable & tied).sum(dtype=dtype)
+    return divided(concordant, comparable.sum(dtype=dtype), otherwise=0.5)
+
+
+def _best_first(scores: Array, mask: Array) -> Array:
+    """Returns the indices (n,) of items by falling score, those that do not count last."""
+    scores = as_floating("scores", scores)
+    return jnp.lexsort((-scores, (~mask).astype(scores.dtype)))
