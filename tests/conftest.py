@@ -11,3 +11,5 @@ def _strict(request):
     else:
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             yield
+
+collect_ignore = ["sharded.py"]  # a script that test_sharding.py runs

@@ -222,7 +222,8 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_process(tmp_path):
     script.write_text(
         textwrap.dedent(
             f"""
-            import sys
+            import signal, sys
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             sys.path.insert(0, {os.path.dirname(__file__)!r})
             import host_functions
             if __name__ == "__main__":
