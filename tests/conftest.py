@@ -12,4 +12,5 @@ def _strict(request):
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             yield
 
+
 collect_ignore = ["sharded.py"]  # a script that test_sharding.py runs

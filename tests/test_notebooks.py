@@ -1,0 +1,45 @@
+"""The notebooks run from top to bottom, as a reader would run them, and show what they found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def _cells(notebook, kind):
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    chosen = [cell for cell in cells if cell["cell_type"] == kind]
+    return [cell for cell in chosen if "setup" not in cell["metadata"].get("tags", [])]
+
+
+def test_all_five_are_there():
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_from_top_to_bottom(notebook, tmp_path):
+    script = tmp_path / f"{notebook.stem}.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in _cells(notebook, "code")), "utf-8")
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_outputs_are_kept_and_without_errors(notebook):
+    outputs = [output for cell in _cells(notebook, "code") for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
+    title = "".join(_cells(notebook, "markdown")[0]["source"])
+    assert title.startswith("[![Open in Colab]") and f"notebooks/{notebook.name}" in title
