@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,9 @@ from esjax.train import compare, diagnosis, folder, rl, run, sigmas
 from esjax.train.config import CompareConfig, Options, RLConfig, SigmaConfig, TrainConfig
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
+
+if TYPE_CHECKING:
+    from esjax.tasks.frame import Task  # of an extra of its own
 
 _INPUT_ERRORS = (ValueError, OSError, ModuleNotFoundError)
 """What the library raises for options and files that are wrong; anything else is a fault of its own."""
@@ -35,6 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "sigma": try_sigmas,
         "diagnose": diagnose_run,
         "rl": learn_cartpole,
+        "task": do_task,
     }
     try:
         work: Work = tyro.extras.subcommand_cli_from_dict(commands, prog="esjax", args=args)
@@ -217,6 +221,47 @@ def _learn_cartpole(config: RLConfig) -> None:
         )
     end = "solved" if generation.test_return >= rl.SOLVED else "not solved: try more --generations"
     console.print(f"{end}: mean return {generation.test_return:.1f} over 100 episodes", highlight=False)
+
+
+def do_task(
+    name: tyro.conf.Positional[Literal["survival", "yeast"]],
+    *,
+    seeds: int | None = None,
+    out: Path | None = None,
+) -> Work:
+    """Train on a metric people report, on real data, beside an honest baseline.
+
+    Args:
+        name: survival (concordance on GBSG2) or yeast (macro-F1 of 14 labels).
+        seeds: Splits of the data, at least 2. None: as many as tell the methods apart.
+        out: New folder for table, numbers and picture. None: one in runs/ named by the time.
+    """
+    from esjax.tasks import TASKS
+
+    if seeds is not None and seeds < 2:
+        raise ValueError(f"seeds={seeds} must be >= 2, for a standard error")
+    path = out or _new_path(name)
+    folder.check_new(path)
+    task = TASKS[name]()
+    return partial(_do_task, task, seeds or task.seeds, path)
+
+
+def _do_task(task: "Task", seeds: int, path: Path) -> None:
+    from esjax.tasks import frame
+
+    console = Console()
+    results = []
+    with folder.new(path) as part:
+        with _progress(console, seeds, 0) as advance:
+            for seed in range(seeds):
+                results.append(task.compare(seed))
+                advance(f"{task.title}, seed {seed}")
+        frame.write(part, task, results)
+    rows = frame.summarise(task, results)
+    text = f"\n{frame.markdown(task, rows)}\n{frame.verdict(task, rows)}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for file in (frame.TABLE, frame.PICTURE, frame.RESULTS):
+        console.print(f"{path / file}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _new_path(name: str) -> Path:

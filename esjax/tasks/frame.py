@@ -1,0 +1,146 @@
+"""What all tasks share: seeds, a table with standard errors, a picture, and a choice of options by folds."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from esjax.train import tables
+
+PICTURE = "comparison.png"
+RESULTS = "results.json"
+TABLE = "table.md"
+
+
+class Task(NamedTuple):
+    """A metric on a data set, and the ways to train for it.
+
+    Attributes:
+        title: what is measured on what.
+        baseline: the method that ours has to beat.
+        ours: the method that trains on the metric.
+        higher_is_better: whether the metric is to be maximised.
+        seeds: how many it takes to tell methods apart, where nothing else is asked for.
+        compare: seed → the metric on the test set, by method; another seed is another split.
+    """
+
+    title: str
+    baseline: str
+    ours: str
+    higher_is_better: bool
+    seeds: int
+    compare: Callable[[int], dict[str, float]]
+
+
+class Row(NamedTuple):
+    """What the table says of a method: means over seeds with their standard errors.
+
+    Attributes:
+        name: of the method.
+        metric: on the test sets.
+        difference: to the baseline, seed by seed.
+    """
+
+    name: str
+    metric: tuple[float, float]
+    difference: tuple[float, float]
+
+
+def summarise(task: Task, results: Sequence[Mapping[str, float]]) -> list[Row]:
+    """Makes the rows, one for each method."""
+    baseline = np.array([result[task.baseline] for result in results])
+    rows = []
+    for name in results[0]:
+        found = np.array([result[name] for result in results])
+        rows.append(Row(name, _mean(found), _mean(found - baseline)))
+    return rows
+
+
+def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def verdict(task: Task, rows: Sequence[Row]) -> str:
+    """Says whether our method beats the baseline by more than two standard errors."""
+    difference, error = next(row.difference for row in rows if row.name == task.ours)
+    gain = difference if task.higher_is_better else -difference
+    if gain > 2 * error:
+        return f"{task.ours} beats {task.baseline} by {gain:.4f} ± {error:.4f}"
+    return f"{task.ours} does not beat {task.baseline}: {gain:+.4f} ± {error:.4f}"
+
+
+def markdown(task: Task, rows: Sequence[Row]) -> str:
+    """Returns the table in Markdown."""
+    columns: dict[str, Callable[[Row], Any]] = {
+        "": lambda row: row.name,
+        task.title: lambda row: "{:.4f} ± {:.4f}".format(*row.metric),
+        f"difference to {task.baseline}": lambda row: (
+            "" if row.name == task.baseline else "{:+.4f} ± {:.4f}".format(*row.difference)
+        ),
+    }
+    return tables.markdown(rows, columns)
+
+
+def write(path: Path, task: Task, results: Sequence[Mapping[str, float]]) -> None:
+    """Leaves table, numbers and picture in the folder `path`.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    rows = summarise(task, results)
+    (path / TABLE).write_text(f"{markdown(task, rows)}\n{verdict(task, rows)}\n", "utf-8")
+    (path / RESULTS).write_text(json.dumps(list(results)), "utf-8")
+    figure = Figure(figsize=(7, 0.9 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, row in enumerate(rows):
+        axes.plot(
+            [result[row.name] for result in results], [number] * len(results), ".", color="gray", alpha=0.5
+        )
+        axes.errorbar(row.metric[0], number, xerr=row.metric[1], fmt="o", color="tab:blue", capsize=4)
+    axes.set(xlabel=task.title, ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path / PICTURE, dpi=120)
+
+
+def grid(**options: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns all combinations of options."""
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+def best_by_folds(
+    candidates: Sequence[dict[str, Any]],
+    metric: Callable[[dict[str, Any], NDArray[np.int64], NDArray[np.int64]], float],
+    num_examples: int,
+    *,
+    seed: int,
+    num_folds: int = 3,
+) -> dict[str, Any]:
+    """Returns the options of the highest mean metric over folds of the training set.
+
+    Args:
+        candidates: options to choose from.
+        metric: `(options, training rows, held-out rows) -> metric`, higher is better.
+        num_examples: of the training set.
+        seed: of the folds.
+        num_folds: ≥ 2.
+    """
+    folds = np.array_split(np.random.default_rng(seed).permutation(num_examples), num_folds)
+
+    def score(options: dict[str, Any]) -> float:
+        return float(
+            np.mean(
+                [
+                    metric(options, np.concatenate([f for f in folds if f is not held_out]), held_out)
+                    for held_out in folds
+                ]
+            )
+        )
+
+    return max(candidates, key=score)

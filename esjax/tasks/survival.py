@@ -1,0 +1,123 @@
+"""Concordance on GBSG2: 686 women with breast cancer, shipped in lifelines (Schumacher et al. 1994).
+
+Baseline: Cox's proportional hazards. Ours: a network trained on Harrell's concordance itself. Concordance is
+a mean over pairs, and smoothing each score by normal noise of scale σ smooths a pair's order to
+Φ((s_j − s_i) / (√2 σ)): no sample is needed. Between the two: the same network by Cox's partial likelihood.
+Networks choose their options by folds of the training set.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+import esjax
+from esjax.tasks import frame, models
+
+Array = jax.Array
+
+_NUM_TRAIN = 457  # two thirds
+_COX = frame.grid(hidden=(16, 64), num_steps=(50, 100), decay=(1.0, 3.0))
+_CONCORDANCE = frame.grid(hidden=(16, 64), num_steps=(50, 100), decay=(1.0, 3.0), sigma=(1.0, 3.0))
+
+
+def task() -> frame.Task:
+    """Returns the task; raises `ModuleNotFoundError` where lifelines is not installed."""
+    load()
+    return frame.Task(
+        title="concordance on GBSG2",
+        baseline="Cox",
+        ours="concordance itself, network",
+        higher_is_better=True,
+        seeds=20,
+        compare=compare,
+    )
+
+
+@cache
+def load() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Returns covariates (686, 9), times (686,) in days, and whether the event was seen (686,)."""
+    try:
+        from lifelines.datasets import load_gbsg2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "GBSG2 ships in the package lifelines; run pip install 'esjax[tasks]'", name="lifelines"
+        ) from error
+    table = load_gbsg2()
+    columns = [
+        table["horTh"] == "yes",
+        table["menostat"] == "Post",
+        table["tgrade"] == "II",
+        table["tgrade"] == "III",
+        *(table[name] for name in ("age", "tsize", "pnodes", "progrec", "estrec")),
+    ]
+    covariates = np.stack([np.asarray(column, np.float32) for column in columns], 1)
+    return covariates, np.asarray(table["time"], np.float32), np.asarray(table["cens"], np.float32)
+
+
+def compare(seed: int) -> dict[str, float]:
+    """Returns the test set's concordance of each method, for a random split."""
+    x, times, events = load()
+    order = np.random.default_rng(seed).permutation(len(x))
+    train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
+    x = (x - x[train].mean(0)) / x[train].std(0)
+
+    def fitted(options: dict[str, Any], rows: NDArray[np.int64]) -> models.Params:
+        loss = _concordance_loss(options["sigma"]) if "sigma" in options else _cox_loss
+        data = tuple(jnp.asarray(array[rows]) for array in (x, times, events))
+        params = models.init(jax.random.key(seed), x.shape[1], 1, options["hidden"])
+        how = {"num_steps": options["num_steps"], "decay": options["decay"], "rate": 0.01}
+        return models.fit(loss, params, jax.random.key(seed), data, **how)
+
+    def concordance(params: models.Params, rows: NDArray[np.int64]) -> float:
+        found = models.scores(params, jnp.asarray(x[rows]))[:, 0]
+        return float(esjax.blocks.concordance(found, times[rows], events[rows]))
+
+    def by_folds(candidates: list[dict[str, Any]]) -> float:
+        chosen = frame.best_by_folds(
+            candidates,
+            lambda options, some, held: concordance(fitted(options, train[some]), train[held]),
+            len(train),
+            seed=seed,
+        )
+        return concordance(fitted(chosen, train), test)
+
+    return {
+        "Cox": _cox(x, times, events, train, test),
+        "Cox, network": by_folds(_COX),
+        "concordance itself, network": by_folds(_CONCORDANCE),
+    }
+
+
+def _cox(x: Any, times: Any, events: Any, train: Any, test: Any) -> float:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    table = pd.DataFrame(x[train]).assign(time=times[train], event=events[train])
+    model = CoxPHFitter().fit(table, "time", "event")
+    risk = model.predict_partial_hazard(pd.DataFrame(x[test])).to_numpy(np.float32)
+    return float(esjax.blocks.concordance(-risk, times[test], events[test]))
+
+
+@cache
+def _concordance_loss(sigma: float) -> models.Loss:
+    def loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
+        x, times, events = data
+        found = models.scores(params, x)[:, 0]
+        sooner = ((times[:, None] < times[None, :]) & (events[:, None] > 0)).astype(found.dtype)
+        ordered = esjax.exact.threshold_probs(found[None, :] - found[:, None], math.sqrt(2) * sigma)
+        return -(sooner * ordered).sum() / sooner.sum()
+
+    return loss
+
+
+def _cox_loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
+    """Minus Cox's log partial likelihood per event (Cox 1975), ties as Breslow has them."""
+    x, times, events = data
+    risk = -models.scores(params, x)[:, 0]
+    at_risk = jnp.where(times[None, :] >= times[:, None], risk[None, :], -jnp.inf)
+    return -((risk - jax.nn.logsumexp(at_risk, axis=1)) * events).sum() / events.sum()

@@ -1,0 +1,138 @@
+"""Macro-F1 on Yeast: 2,417 genes, 14 labels, shipped in the package river (Elisseeff and Weston 2001).
+
+Baselines: logistic loss with threshold 1/2, and with a threshold for each label, tuned on the training set.
+Ours: macro-F1 itself; each label has its own F1, smoothed over the decisions of all genes. All choose their
+options by folds of the training set.
+"""
+
+import csv
+import gzip
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+import esjax
+from esjax.tasks import frame, models
+
+Array = jax.Array
+
+_NUM_TRAIN = 1500
+_LOGISTIC = frame.grid(hidden=(0, 32), decay=(0.1, 1.0, 3.0))
+_ON_F1 = frame.grid(hidden=(0, 32), decay=(0.3, 1.0, 3.0), sigma=(1.0, 3.0))
+
+
+def task() -> frame.Task:
+    """Returns the task; raises `ModuleNotFoundError` where river is not installed."""
+    load()
+    return frame.Task(
+        title="macro-F1 on Yeast",
+        baseline="logistic loss, tuned thresholds",
+        ours="macro-F1 itself",
+        higher_is_better=True,
+        seeds=6,
+        compare=compare,
+    )
+
+
+@cache
+def load() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Returns features (2417, 103) and labels (2417, 14)."""
+    spec = find_spec("river")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "Yeast ships in the package river; run pip install 'esjax[tasks]'", name="river"
+        )
+    with gzip.open(Path(spec.origin).parent / "datasets" / "yeast.csv.gz", "rt") as file:
+        head, *rows = csv.reader(file)
+    table = np.array(rows)
+    is_label = np.array([name.startswith("Class") for name in head])
+    labels = np.isin(np.char.upper(table[:, is_label]), ["TRUE", "1"])
+    return table[:, ~is_label].astype(np.float32), labels.astype(np.int32)
+
+
+def compare(seed: int) -> dict[str, float]:
+    """Returns the test set's macro-F1 of each method, for a random split."""
+    features, labels = load()
+    order = np.random.default_rng(seed).permutation(len(features))
+    train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
+    features = (features - features[train].mean(0)) / features[train].std(0)
+    x, y, test_x, test_y = features[train], labels[train], features[test], labels[test]
+
+    def logistic(options: dict[str, Any], x: Any, y: Any) -> tuple[models.Params, NDArray[np.float32]]:
+        params = _fit(_logistic_loss, x, y, seed, options, num_steps=400, rate=0.01)
+        return params, _thresholds(models.scores(params, x), y)
+
+    def on_f1(options: dict[str, Any], x: Any, y: Any) -> models.Params:
+        return _fit(_f1_loss(options["sigma"]), x, y, seed, options, num_steps=300, rate=0.03)
+
+    def of_logistic(options: dict[str, Any], fitted: Any, held: Any) -> float:
+        params, thresholds = logistic(options, x[fitted], y[fitted])
+        return _macro_f1(models.scores(params, x[held]) - thresholds, y[held])
+
+    def of_f1(options: dict[str, Any], fitted: Any, held: Any) -> float:
+        return _macro_f1(models.scores(on_f1(options, x[fitted], y[fitted]), x[held]), y[held])
+
+    params, thresholds = logistic(frame.best_by_folds(_LOGISTIC, of_logistic, len(x), seed=seed), x, y)
+    ours = on_f1(frame.best_by_folds(_ON_F1, of_f1, len(x), seed=seed), x, y)
+    found = models.scores(params, test_x)
+    return {
+        "logistic loss, threshold 1/2": _macro_f1(found, test_y),
+        "logistic loss, tuned thresholds": _macro_f1(found - thresholds, test_y),
+        "macro-F1 itself": _macro_f1(models.scores(ours, test_x), test_y),
+    }
+
+
+def _fit(loss: models.Loss, x: Any, y: Any, seed: int, options: dict[str, Any], **how: Any) -> models.Params:
+    key = jax.random.key(seed)
+    params = models.init(key, x.shape[1], y.shape[1], options["hidden"])
+    return models.fit(loss, params, key, (jnp.asarray(x), jnp.asarray(y)), decay=options["decay"], **how)
+
+
+def _logistic_loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
+    x, y = data
+    return optax.sigmoid_binary_cross_entropy(models.scores(params, x), y).mean()
+
+
+@cache
+def _f1_loss(sigma: float) -> models.Loss:
+    smoothed = esjax.smooth_decisions(
+        esjax.blocks.f1,
+        decision=esjax.decisions.threshold,
+        sigma=sigma,
+        num_samples=32,
+        estimator=esjax.decisions.score,
+    )
+
+    def loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
+        x, y = data
+        keys = jax.random.split(key, y.shape[1])
+        return -jax.vmap(smoothed)(keys, models.scores(params, x).T, y.T).mean()
+
+    return loss
+
+
+def _thresholds(scores: Any, labels: Any) -> NDArray[np.float32]:
+    """Returns for each label the threshold of the highest F1."""
+    return np.array(
+        [_threshold(*pair) for pair in zip(np.asarray(scores).T, labels.T, strict=True)], np.float32
+    )
+
+
+def _threshold(scores: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+    candidates = np.quantile(scores, np.linspace(0.01, 0.99, 99))
+    return float(max(candidates, key=lambda threshold: _f1(labels, scores > threshold)))
+
+
+_f1 = partial(f1_score, zero_division=0)
+
+
+def _macro_f1(scores: Any, labels: Any) -> float:
+    return float(_f1(labels, np.asarray(scores) > 0, average="macro"))

@@ -1,0 +1,100 @@
+"""Tasks: the frame against arithmetic by hand, the data as it is, and each task from end to end."""
+
+import jax
+import numpy as np
+import pytest
+
+from esjax.tasks import TASKS, frame, models, survival, yeast
+from esjax.train import cli
+
+TASK = frame.Task("loss of nothing", "base", "ours", higher_is_better=False, seeds=2, compare=lambda seed: {})
+
+
+def test_rows_are_means_with_standard_errors_and_paired_differences():
+    results = [{"base": 3.0, "ours": 1.0}, {"base": 5.0, "ours": 3.2}]
+    base, ours = frame.summarise(TASK, results)
+    assert base.metric == pytest.approx((4.0, 1.0)) and base.difference == (0.0, 0.0)
+    assert ours.metric == pytest.approx((2.1, 1.1)) and ours.difference == pytest.approx((-1.9, 0.1))
+    assert frame.verdict(TASK, [base, ours]) == "ours beats base by 1.9000 ± 0.1000"
+    assert "does not beat" in frame.verdict(TASK._replace(higher_is_better=True), [base, ours])
+    worse = ours._replace(difference=(-0.1, 0.1))
+    assert frame.verdict(TASK, [base, worse]) == "ours does not beat base: +0.1000 ± 0.1000"
+
+
+def test_folds_hold_each_example_out_once_and_the_best_options_win():
+    seen = []
+
+    def metric(options, fitted, held):
+        seen.append(held)
+        assert not set(fitted) & set(held) and len(fitted) + len(held) == 10
+        return options["a"] * options["b"]
+
+    candidates = frame.grid(a=(1, 2), b=(3, -4))
+    assert frame.best_by_folds(candidates, metric, 10, seed=0) == {"a": 2, "b": 3}
+    assert sorted(np.concatenate(seen[:3]).tolist()) == list(range(10))
+
+
+def test_the_data_are_those_that_people_know():
+    features, labels = yeast.load()
+    assert features.shape == (2417, 103) and labels.shape == (2417, 14)
+    assert labels.sum(1).mean() == pytest.approx(4.237, abs=1e-3)  # the cardinality that papers give
+    covariates, times, events = survival.load()
+    assert covariates.shape == (686, 9) and events.sum() == 299 and times.max() == 2659
+
+
+def test_thresholds_are_those_of_the_highest_f1():
+    scores = np.linspace(-1, 1, 200)[:, None]
+    labels = (scores > 0.3).astype(int)
+    assert yeast._thresholds(scores, labels) == pytest.approx([0.3], abs=0.02)
+
+
+def test_scores_begin_at_zero_and_fit_lowers_the_loss():
+    x = jax.random.normal(jax.random.key(0), (50, 4))
+    params = models.init(jax.random.key(1), 4, 2, hidden=8)
+    assert not models.scores(params, x).any()
+
+    def loss(params, key, data):
+        return ((models.scores(params, data[0]) - data[0][:, :2]) ** 2).mean()
+
+    fitted = models.fit(loss, params, jax.random.key(2), (x,), num_steps=200, rate=0.03, decay=0.0)
+    assert loss(fitted, None, (x,)) < 0.05 * loss(params, None, (x,))
+
+
+def test_the_concordance_loss_is_the_smoothed_concordance_of_the_pairs():
+    covariates, times, events = (array[:40] for array in survival.load())
+    params = models.init(jax.random.key(0), 9, 1, hidden=0)
+    params = params | {"linear": jax.random.normal(jax.random.key(1), (9, 1)) / 10}
+    data = covariates / covariates.std(0), times, events
+    exact = -survival._concordance_loss(0.5)(params, None, data)
+    scores = models.scores(params, data[0])[:, 0]
+    noise = 0.5 * np.random.default_rng(0).normal(size=(4000, 40))
+    pairs = (times[:, None] < times[None]) & (events[:, None] > 0)
+    ordered = [((scores + eps)[:, None] < (scores + eps)[None])[pairs].mean() for eps in noise]
+    assert abs(np.mean(ordered) - exact) < 4 * np.std(ordered) / len(ordered) ** 0.5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_task_ends_with_table_verdict_and_picture(tmp_path, capsys, monkeypatch):
+    small = {"hidden": (16,), "num_steps": (50,), "decay": (1.0,)}
+    monkeypatch.setattr(survival, "_COX", frame.grid(**small))
+    monkeypatch.setattr(survival, "_CONCORDANCE", frame.grid(sigma=(1.0,), **small))
+    out = tmp_path / "task"
+    assert cli.main(["task", "survival", "--seeds", "2", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "concordance itself, network" in printed and "beat Cox" in printed
+    assert (out / "table.md").read_text().count("\n| ") == 3
+    assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_yeast_compares_three_methods(monkeypatch):
+    monkeypatch.setattr(yeast, "_LOGISTIC", frame.grid(hidden=(0,), decay=(1.0,)))
+    monkeypatch.setattr(yeast, "_ON_F1", frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
+    plain, tuned, ours = TASKS["yeast"]().compare(0).values()
+    assert plain < tuned and ours > 0.44
+
+
+def test_wrong_input_is_said_in_one_line(tmp_path, capsys):
+    assert cli.main(["task", "survival", "--seeds", "1"]) == 2
+    assert "seeds=1 must be >= 2" in capsys.readouterr().err
+    assert cli.main(["task", "survival", "--out", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
