@@ -70,6 +70,8 @@ def _train(options, path, stop_after=None):
         ("mlp", "accuracy", "exact"),
         ("cnn", "macro-f1", "es"),
         ("cnn", "cross-entropy", "es"),
+        ("mlp", "label-smoothing", "es"),
+        ("mlp", "generalised-cross-entropy", "es"),
     ],
 )
 def test_each_objective_learns_separable_images(npz, tmp_path, network, objective, estimator):
@@ -331,3 +333,15 @@ def test_a_drift_of_all_examples_gets_no_gradient_but_by_the_offset():
         return esjax.exact.accuracy(logits, jnp.arange(3), 1.0).mean()
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.array([3.0, 0.0, -2.0])), 0, atol=1e-6)
+
+
+def test_robust_losses_are_their_formulas():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, 4)).astype(np.float32), rng.integers(0, 4, 6)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    mine = p[np.arange(6), labels]
+    found, _ = objectives.generalised_cross_entropy(None, jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, np.mean((1 - mine**0.7) / 0.7), rtol=1e-5)
+    found, _ = objectives.label_smoothing(None, jnp.asarray(logits), jnp.asarray(labels))
+    wanted = np.mean(-0.9 * np.log(mine) - 0.1 * np.log(p).mean(1))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)

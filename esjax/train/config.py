@@ -7,9 +7,20 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, TypeGuard, cast, get_args
 
-Objective = Literal["accuracy", "top-k", "macro-f1", "cross-entropy"]
+Objective = Literal[
+    "accuracy", "top-k", "macro-f1", "cross-entropy", "label-smoothing", "generalised-cross-entropy"
+]
 Estimator = Literal["es", "exact"]
-Contender = Literal["accuracy", "accuracy:exact", "top-k", "top-k:exact", "macro-f1", "cross-entropy"]
+Contender = Literal[
+    "accuracy",
+    "accuracy:exact",
+    "top-k",
+    "top-k:exact",
+    "macro-f1",
+    "cross-entropy",
+    "label-smoothing",
+    "generalised-cross-entropy",
+]
 """An objective to compare with others, and its estimator where that is not es."""
 Network = Literal["mlp", "cnn"]
 
@@ -63,10 +74,11 @@ class TrainConfig(Options):
     """One training run: a network, what it is trained for, and the seed of everything random."""
 
     objective: Objective = "accuracy"
-    """accuracy, top-k accuracy or macro-f1, smoothed; or cross-entropy."""
+    """accuracy, top-k accuracy or macro-f1, smoothed; or a loss with its own gradient: cross-entropy, that
+    of labels smoothed by 0.1, or generalised with q = 0.7, which is made for wrong labels."""
     estimator: Estimator = "es"
     """How a smoothed objective gets its gradient: by evolution strategies (es), or in closed form (exact),
-    which macro-f1 has not. cross-entropy has its own."""
+    which macro-f1 has not. The cross-entropies have their own."""
     seed: int = 0
     """Of the initial weights, the label noise, the batches and the perturbations, >= 0."""
     checkpoint_every: int = 5

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import esjax
@@ -24,6 +25,23 @@ def cross_entropy(key: Any, logits: Array, labels: Array) -> Result:
     """Returns the mean of −log softmax(logits)[label] over the batch; uses no randomness."""
     del key
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
+
+
+def label_smoothing(key: Any, logits: Array, labels: Array) -> Result:
+    """Returns cross-entropy with a tenth of each label spread over all classes (Szegedy et al. 2016)."""
+    del key
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), 0.1)
+    return optax.softmax_cross_entropy(logits, targets).mean(), None
+
+
+def generalised_cross_entropy(key: Any, logits: Array, labels: Array) -> Result:
+    """Returns the mean of (1 − p^q) / q, p = softmax(logits)[label], q = 0.7 (Zhang and Sabuncu 2018, eq. 6).
+
+    Between cross-entropy (q → 0) and the mean absolute error (q = 1), which wrong labels cannot dominate.
+    """
+    del key
+    log_p = -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return (-jnp.expm1(0.7 * log_p) / 0.7).mean(), None
 
 
 def per_example(smoothed: Callable[..., Array]) -> Objective:
@@ -128,7 +146,11 @@ def _by_es(name: str, sigma: float, options: Options) -> Objective:
     return per_example(sampled(BLOCKS[name](options), sigma, options.num_samples))
 
 
-PLAIN: dict[str, Objective] = {"cross-entropy": cross_entropy}
+PLAIN: dict[str, Objective] = {
+    "cross-entropy": cross_entropy,
+    "label-smoothing": label_smoothing,
+    "generalised-cross-entropy": generalised_cross_entropy,
+}
 """Objectives with a gradient of their own, by the names that the command line knows."""
 
 SMOOTHED: dict[tuple[str, str], Callable[[float, Options], Objective]] = {
