@@ -1,11 +1,12 @@
 """Evaluating a Python function at many inputs, in NumPy alone: executors and faults."""
 
+import copy
 import pickle
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from esjax._executors import CallTimedOut, ProcessPool
+from esjax._executors import CallTimedOut, CannotLoad, ProcessPool
 
 Leaves = list[NDArray[Any]]
 
@@ -41,7 +42,7 @@ class Log:
     """What happened in all calls so far.
 
     Attributes:
-        evaluations: calls of the function, repeated ones too.
+        evaluations: calls of the function whose outcome was awaited, repeated ones too.
         exceptions: of the function.
         timeouts: calls that were cut off.
         deaths: workers that died.
@@ -86,8 +87,10 @@ def evaluate(
             broke.
     """
     counter = _Counter(log)
-    futures = [_start(task, counter, args) for _, args in samples]
+    futures: list[Future[Any]] = []
     try:
+        for _, args in samples:
+            futures.append(_start(task, counter, args))
         return [
             _finish(task, counter, index, args, future)
             for (index, args), future in zip(samples, futures, strict=True)
@@ -99,13 +102,13 @@ def evaluate(
 
 
 def _start(task: Task, counter: "_Counter", args: tuple[Any, ...]) -> Future[Any]:
-    counter.add("evaluations")
-    if task.executor is None:
+    executor: Any = task.executor
+    if executor is None:
         return _Later(task.fun, args)
     try:
         if task.timeout is None:
-            return task.executor.submit(task.fun, *args)
-        return task.executor.submit_within(task.timeout, task.fun, *args)  # type: ignore[attr-defined]
+            return executor.submit(task.fun, *args)
+        return executor.submit_within(task.timeout, task.fun, *args)
     except BrokenExecutor as error:
         raise _broken(task.executor) from error
     except RuntimeError as error:
@@ -134,6 +137,7 @@ def _finish(
         if again:
             counter.add("retries")
             future = _start(task, counter, args)
+        counter.add("evaluations")
         kind, value = _outcome(task, future)
         if kind is None:
             return _checked(task, value, f"the value of sample {index}")
@@ -154,9 +158,13 @@ def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "tim
         return None, future.result()
     except BrokenExecutor as error:
         raise _broken(task.executor) from error
+    except CannotLoad as error:
+        raise ValueError(str(error)) from error
     except CallTimedOut as error:
         return "timeout", error
-    except Exception as error:
+    except CancelledError as error:
+        raise RuntimeError(f"executor={task.executor!r} was shut down during the call") from error
+    except (Exception, SystemExit) as error:
         return "death" if isinstance(error, _deaths()) else "exception", error
 
 
@@ -214,8 +222,10 @@ class _Counter:
 
     def fault(self, fault: Fault) -> None:
         self.add({"exception": "exceptions", "timeout": "timeouts", "death": "deaths"}[fault.kind])
+        # A traceback would keep the whole batch alive; RuntimeError, raised from the error, has it still.
+        kept = copy.copy(fault.error).with_traceback(None)
         with self._lock:
-            self._log.faults.append(fault._replace(args=jax.tree.map(np.array, fault.args)))
+            self._log.faults.append(fault._replace(args=jax.tree.map(np.array, fault.args), error=kept))
 
 
 def check(task: Task) -> None:

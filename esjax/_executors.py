@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 from collections.abc import Callable
@@ -17,6 +18,10 @@ class WorkerDied(RuntimeError):
     """The process that made a call ended before it had a value."""
 
 
+class CannotLoad(RuntimeError):
+    """A worker process cannot import the function that it is to call."""
+
+
 class CallTimedOut(TimeoutError):
     """A call took longer than it may, and its process was killed."""
 
@@ -26,7 +31,9 @@ class ProcessPool(Executor):
 
     A `ProcessPoolExecutor` of the standard library breaks for good when a worker dies, and cannot cut off
     a call; here each worker is one of its own, of a single process. As with that one, a script that starts
-    it needs `if __name__ == "__main__":`, and a worker imports the module of the functions it calls.
+    it needs `if __name__ == "__main__":`. A worker imports the module of a function before the time of its
+    first call runs. Programs that a function starts are not killed with its worker: give them a time limit of
+    their own.
 
     Args:
         num_workers: processes, >= 1. None: as many as there are cores.
@@ -54,7 +61,7 @@ class ProcessPool(Executor):
     def submit_within(self, timeout: float, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Schedules a call whose worker is killed, and replaced, if it works longer than `timeout` seconds.
 
-        Its future raises `CallTimedOut` then.
+        Its future raises `CallTimedOut` then. Starting the worker and importing do not count.
         """
         return self._threads.submit(self._run, timeout, fn, args, {})
 
@@ -70,7 +77,7 @@ class ProcessPool(Executor):
         self._threads.shutdown(wait=False, cancel_futures=cancel_futures)
         if cancel_futures:
             for worker in self._workers:
-                worker.kill()
+                worker.end()
         if wait:
             self._threads.shutdown(wait=True)
             for worker in self._workers:
@@ -88,36 +95,75 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: ProcessPoolExecutor | None = None
-        self._pid = 0
+        self._pid = 0  # 0 while it starts
+        self._loaded: set[bytes] = set()
+        self._ended = False
 
     def run(self, timeout: float | None, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            if self._process is None:
-                # A process that is forked from one in which XLA has threads can hang.
-                spawn = multiprocessing.get_context("spawn")
-                self._process = ProcessPoolExecutor(1, mp_context=spawn)
-                self._pid = self._process.submit(os.getpid).result()
-            future = self._process.submit(fn, *args, **kwargs)
+            self._start()
+            self._load(fn)
+            future = self._running().submit(fn, *args, **kwargs)
+        except BrokenExecutor as error:
+            raise self._died() from error
+        try:
             return future.result(timeout)
         except BrokenExecutor as error:
-            self.close()
-            raise WorkerDied(f"process {self._pid} ended during the call") from error
+            raise self._died() from error
         except TimeoutError:
             if future.done():
-                raise  # by fn itself
-            self.kill()
+                return future.result()  # just in time, or a TimeoutError of fn itself
+            self._kill()
             self.close()
             raise CallTimedOut(f"the call took longer than {timeout} s; its process was killed") from None
 
-    def kill(self) -> None:
-        if self._process is not None:
+    def _start(self) -> None:
+        if self._process is None:
+            # A process that is forked from one in which XLA has threads can hang.
+            self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            self._pid = self._process.submit(os.getpid).result()
+        if self._ended:
+            self._kill()
+
+    def _load(self, fn: Any) -> None:
+        """Imports the function's module before a call's time begins to run."""
+        payload = pickle.dumps(fn)
+        if payload in self._loaded:
+            return
+        try:
+            self._running().submit(pickle.loads, payload).result()
+        except (ImportError, AttributeError) as error:
+            raise CannotLoad(
+                f"a worker process cannot load {fn!r} ({error}); define it at the top of a module that it "
+                "can import"
+            ) from error
+        self._loaded.add(payload)
+
+    def _running(self) -> ProcessPoolExecutor:
+        if self._process is None:
+            raise BrokenExecutor("the pool was shut down")
+        return self._process
+
+    def _died(self) -> WorkerDied:
+        pid = self._pid
+        self.close()
+        return WorkerDied(f"process {pid} ended during the call")
+
+    def end(self) -> None:
+        """Kills the process, now or as soon as it has started."""
+        self._ended = True
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._pid:
             with contextlib.suppress(ProcessLookupError):  # it is gone already
                 os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.shutdown()
-            self._process = None
+        process, self._process, self._pid = self._process, None, 0
+        self._loaded.clear()
+        if process is not None:
+            process.shutdown()
 
 
 class RayExecutor(Executor):

@@ -8,7 +8,6 @@ The samples are handed to any `concurrent.futures.Executor`: threads, processes,
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -96,27 +95,35 @@ class Wrapped:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._callbacks: dict[Any, _Callback] = {}
         self.log = Log()
 
     def __call__(self, *args: Any) -> Any:
         """Returns the function's value, of the structure, shapes and dtypes of `result`."""
         _flatten.check_arrays(args, "args", "let python_fun close over what is no array")
         leaves, treedef = jax.tree.flatten(args)
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        leaves = [leaf if _is_traced(leaf) else jnp.asarray(leaf) for leaf in leaves]
         if any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
             raise ValueError("args has a typed PRNG key in it; pass jax.random.key_data(key)")
-        callback = _Callback(self, treedef, tuple(leaf.ndim for leaf in leaves))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            values = _call(callback, leaves)
+        how = treedef, tuple(leaf.ndim for leaf in leaves)
+        if how not in self._callbacks:
+            self._callbacks[how] = _Callback(self, *how)
+        # A concrete array would be evaluated while jit traces, once for all calls: NumPy's become tracers.
+        leaves = [leaf if _is_traced(leaf) else jnp.asarray(np.asarray(leaf)) for leaf in leaves]
+        if any(map(_is_traced, leaves)):
+            values = _call(self._callbacks[how], leaves)
         else:  # nothing to compile; and exceptions keep their type
-            found = callback.evaluate((), [np.asarray(leaf) for leaf in leaves])
+            found = self._callbacks[how].evaluate((), [np.array(leaf) for leaf in leaves])
             values = [jnp.asarray(leaf[()]) for leaf in found]
         return jax.tree.unflatten(jax.tree.structure(self._task.result), values)
 
 
-@dataclass(frozen=True)
+def _is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
 class _Callback:
-    """What a device calls with its buffers; equal ones are compiled once.
+    """What a device calls with its buffers; one object for the same kind of arguments is compiled once.
 
     Attributes:
         wrapped: the function.
@@ -124,9 +131,10 @@ class _Callback:
         ranks: of their leaves, without axes of `vmap`.
     """
 
-    wrapped: Wrapped
-    treedef: Any
-    ranks: tuple[int, ...]
+    def __init__(self, wrapped: Wrapped, treedef: Any, ranks: tuple[int, ...]) -> None:
+        self.wrapped, self.treedef, self.ranks = wrapped, treedef, ranks
+        self.on_buffers = self._on_buffers  # bound once: bound again it would not be the same object
+        self.on_arrays = self._on_arrays
 
     def evaluate(self, batch: tuple[int, ...], arrays: list[np.ndarray]) -> _evaluation.Leaves:
         """Returns the values (*batch, ...) of arrays whose axes of `vmap` are 1 where they do not vary."""
@@ -146,18 +154,18 @@ class _Callback:
             for number, like in enumerate(likes)
         ]
 
-    def on_buffers(self, context: Any, out: list[Any], *buffers: Any) -> None:
+    def _on_buffers(self, context: Any, out: list[Any], *buffers: Any) -> None:
         """Fills buffers that are the host's own memory: no array of JAX is made, which could deadlock."""
         del context
         out = [np.asarray(buffer) for buffer in out]
         batch = out[0].shape[: out[0].ndim - jax.tree.leaves(self.wrapped._task.result)[0].ndim]
-        values = self.evaluate(batch, [np.asarray(buffer) for buffer in buffers])
+        values = self.evaluate(batch, [np.asarray(buffer).copy() for buffer in buffers])  # XLA reuses them
         for target, value in zip(out, values, strict=True):
             target[...] = value
 
-    def on_arrays(self, *arrays: Any) -> _evaluation.Leaves:
+    def _on_arrays(self, *arrays: Any) -> _evaluation.Leaves:
         """Returns values, for devices whose memory is not the host's."""
-        found = [np.asarray(array) for array in arrays]
+        found = [np.array(array) for array in arrays]
         batch = np.broadcast_shapes(
             *(array.shape[: array.ndim - rank] for array, rank in zip(found, self.ranks, strict=True))
         )

@@ -109,6 +109,27 @@ def test_matthews_and_kappa_are_scikit_learns():
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_a_few_positives_among_a_million_do_not_cancel():
+    labels = np.zeros(1_000_000, np.int32)
+    labels[:3] = 1
+    predicted = np.roll(labels, 1)
+    wanted = metrics.matthews_corrcoef(labels, predicted)
+    np.testing.assert_allclose(esjax.blocks.matthews(predicted, labels), wanted, rtol=1e-5)
+    wanted = metrics.cohen_kappa_score(labels, predicted)
+    np.testing.assert_allclose(esjax.blocks.cohen_kappa(predicted, labels), wanted, rtol=1e-5)
+
+
+def test_labels_that_a_mask_hides_may_be_anything():
+    mask = np.array([True, False, True])
+    for block in (esjax.blocks.f1, esjax.blocks.matthews):
+        assert block(np.array([1, 0, 0]), np.array([1, -1, 0]), num_classes=2, mask=mask) == pytest.approx(1)
+    assert esjax.blocks.dice(np.array([1, 0, 0]), np.array([1, 255, 0]), mask=mask) == 1
+
+
+def test_of_zeros_of_both_signs_the_first_is_the_largest():
+    assert esjax.blocks.top_k_accuracy(np.array([-0.0, 0.0], np.float32), 0, k=1) == 1
+
+
 def test_dice_is_the_f1_of_pixels():
     rng = np.random.default_rng(0)
     predicted, labels, mask = rng.random((3, 6, 7)) < 0.4
@@ -172,6 +193,22 @@ def test_concordance_is_lifelines(num_values):
         found = esjax.blocks.concordance(scores.astype(np.float32), times.astype(np.float32), events)
         np.testing.assert_allclose(found, concordance_index(times, scores, events), rtol=1e-6)
     assert esjax.blocks.concordance(scores, times, np.zeros(25, bool)) == 0.5
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_scores_may_be_narrow(dtype):
+    scores, relevance = jnp.array([2.0, 1.0, 3.0], dtype), jnp.array([0, 1, 0])
+    assert esjax.blocks.reciprocal_rank(scores, relevance) == pytest.approx(1 / 3)
+    assert esjax.blocks.average_precision(scores, relevance) == pytest.approx(1 / 3)
+    assert esjax.blocks.ndcg(scores, relevance.astype(dtype)) == pytest.approx(0.5)
+    assert esjax.blocks.concordance(scores, scores, jnp.ones(3, dtype)) == 1
+
+
+def test_a_score_of_minus_infinity_is_the_lowest():
+    scores, relevant = np.array([1.0, -np.inf, 0.0], np.float32), np.array([0, 1, 0])
+    assert esjax.blocks.average_precision(scores, relevant) == pytest.approx(1 / 3)
+    mask = np.array([True, True, False])
+    assert esjax.blocks.average_precision(scores, relevant, mask=mask) == 0.5
 
 
 # --- sequences -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
@@ -267,6 +268,66 @@ def _is_alive(group):
     return True
 
 
+def test_arguments_that_a_function_keeps_do_not_change():
+    kept = []
+    block = esjax.host.wrap(lambda x: kept.append(x) or np.float32(x.sum()), NUMBER)
+    call = jax.jit(jax.vmap(lambda x: block(2 * x)))
+    for number in range(5):
+        call(jnp.full((4, 1000), float(number)))
+    assert [float(x[0]) for x in kept] == [2.0 * (number // 4) for number in range(20)]
+    assert all((x == x[0]).all() for x in kept)
+
+
+def test_vmap_outside_jit_compiles_once():
+    block = esjax.host.wrap(host_functions.count, NUMBER)
+    jax.vmap(block)(jnp.ones((2, 3)))
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("jax._src.interpreters.pxla.logger.log", lambda *args: compiled.append(args))
+        for _ in range(3):
+            jax.vmap(block)(jnp.ones((2, 3)))
+    assert not compiled
+
+
+def test_a_constant_inside_jit_is_evaluated_at_every_call():
+    block = esjax.host.wrap(lambda x: np.float32(block.log.evaluations), NUMBER)
+    constant = jnp.ones(3)
+    call = jax.jit(lambda y: y + block(constant))
+    assert [float(call(jnp.float32(0))) for _ in range(3)] == [1, 2, 3]
+
+
+def test_sys_exit_in_a_function_is_a_fault_like_any_other():
+    block = esjax.host.wrap(lambda x: sys.exit(3), NUMBER, on_error=host_functions.nan)
+    assert np.isnan(block(X)) and block.log.exceptions == block.log.substituted == 1
+
+
+def test_importing_does_not_count_as_the_time_of_a_call(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1.5)\ndef one(x):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import slow_to_import
+
+    with esjax.host.ProcessPool(1) as pool:
+        block = esjax.host.wrap(slow_to_import.one, NUMBER, pool, timeout=0.5)
+        assert block(X) == 1 and not block.log.timeouts
+
+
+def test_a_pool_that_is_left_while_it_starts_ends_nothing_but_itself():
+    script = """
+        import esjax, os, host_functions
+        if __name__ == "__main__":
+            try:
+                with esjax.host.ProcessPool(1) as pool:
+                    pool.submit(os.getpid)
+                    raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                print("alive")
+    """
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "alive\n", done.stderr
+
+
 # --- bad input ----------------------------------------------------------------------------------------
 
 
@@ -321,6 +382,16 @@ def test_a_function_that_cannot_be_pickled_is_refused_for_processes(pool):
         esjax.host.wrap(lambda x: 1.0, NUMBER, pool)
     with ProcessPoolExecutor(1) as standard, pytest.raises(ValueError, match="cannot be sent"):
         esjax.host.wrap(lambda x: 1.0, NUMBER, standard)
+
+
+def test_a_function_that_a_worker_cannot_import_is_no_fault_to_substitute(pool, monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("def one(x):\n    return 1.0", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    block = esjax.host.wrap(module.one, NUMBER, pool, on_error=host_functions.nan)
+    with pytest.raises(ValueError, match=r"a worker process cannot load .*at the top of a module"):
+        block(X)
+    assert not block.log.substituted
 
 
 @pytest.mark.parametrize("make", [ThreadPoolExecutor, esjax.host.ProcessPool])

@@ -7,7 +7,15 @@ import pytest
 from esjax.tasks import TASKS, frame, models, survival, yeast
 from esjax.train import cli
 
-TASK = frame.Task("loss of nothing", "base", "ours", higher_is_better=False, seeds=2, compare=lambda seed: {})
+TASK = frame.Task(
+    "loss of nothing",
+    "base",
+    "ours",
+    higher_is_better=False,
+    seeds=2,
+    test_over_train=0.0,
+    compare=lambda seed: {},
+)
 
 
 def test_rows_are_means_with_standard_errors_and_paired_differences():
@@ -17,6 +25,8 @@ def test_rows_are_means_with_standard_errors_and_paired_differences():
     assert ours.metric == pytest.approx((2.1, 1.1)) and ours.difference == pytest.approx((-1.9, 0.1))
     assert frame.verdict(TASK, [base, ours]) == "ours beats base by 1.9000 ± 0.1000"
     assert "does not beat" in frame.verdict(TASK._replace(higher_is_better=True), [base, ours])
+    _, ours = frame.summarise(TASK._replace(test_over_train=0.5), results)
+    assert ours.difference == pytest.approx((-1.9, 0.2**0.5 * 0.2**0.5 / 2**0.5))  # s = √0.02, √(1/2 + 1/2)
     worse = ours._replace(difference=(-0.1, 0.1))
     assert frame.verdict(TASK, [base, worse]) == "ours does not beat base: +0.1000 ± 0.1000"
 

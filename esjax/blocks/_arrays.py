@@ -42,9 +42,9 @@ def as_floating(name: str, array: Array) -> Array:
     """Returns numbers or booleans as floating ones; raises `ValueError` for others."""
     if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise ValueError(f"{name} has dtype {array.dtype}; give real numbers")
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    return array.astype(jnp.result_type(float))
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.result_type(float))
+    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
 def divided(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:

@@ -50,6 +50,7 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
     check_count("k", k)
     if k > logits.shape[0]:
         raise ValueError(f"k={k} is more than the {logits.shape[0]} logits; use k <= {logits.shape[0]}")
+    logits = jnp.where(logits == 0, jnp.zeros_like(logits), logits)  # top_k puts 0 above −0
     return (jax.lax.top_k(logits, k)[1] == label).any().astype(logits.dtype)
 
 
@@ -150,7 +151,8 @@ def matthews(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = N
 
         (n tr C − Σ_c p_c a_c) / √((n² − Σ_c p_c²) (n² − Σ_c a_c²)),    0 where the denominator is
 
-    with the confusion matrix C of n examples, p_c predicted and a_c actual examples of class c.
+    with the confusion matrix C of n examples, p_c predicted and a_c actual examples of class c. (The
+    differences are summed class by class, n² − Σ_c p_c² = Σ_c p_c (n − p_c), so that none cancel.)
 
     Args:
         predicted: predicted classes (B,), integers in [0, K).
@@ -165,9 +167,9 @@ def matthews(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = N
         ValueError: as for `f1`.
     """
     hits, predicted, actual, count = _by_class(predicted, labels, num_classes, mask)
-    chance = (predicted * actual).sum()
-    spread = (count**2 - (predicted**2).sum()) * (count**2 - (actual**2).sum())
-    return divided(count * hits.sum() - chance, jnp.sqrt(spread))
+    beyond_chance = (actual * (count - predicted)).sum() - count * (count - hits.sum())
+    spread = [(each * (count - each)).sum() for each in (predicted, actual)]
+    return divided(beyond_chance, jnp.sqrt(spread[0]) * jnp.sqrt(spread[1]))
 
 
 def cohen_kappa(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = None) -> Array:
@@ -179,8 +181,8 @@ def cohen_kappa(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any 
     scikit-learn gives NaN.
     """
     hits, predicted, actual, count = _by_class(predicted, labels, num_classes, mask)
-    chance = (predicted * actual).sum()
-    return divided(count * hits.sum() - chance, count**2 - chance)
+    by_chance = (actual * (count - predicted)).sum()
+    return divided(by_chance - count * (count - hits.sum()), by_chance)
 
 
 def _averaged(
@@ -207,9 +209,9 @@ def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,), one class "
             "for each example"
         )
-    for name, array in (("predicted", predicted), ("labels", labels)):
-        check_classes(name, array, num_classes)
     counted = mask_like(mask, predicted, "predicted")
+    for name, array in (("predicted", predicted), ("labels", labels)):
+        check_classes(name, jnp.where(counted, array, jnp.zeros_like(array)), num_classes)
     classes = jnp.arange(num_classes, dtype=jnp.int32)[None, :]
     is_predicted = predicted[:, None].astype(jnp.int32) == classes
     is_actual = labels[:, None].astype(jnp.int32) == classes
@@ -225,10 +227,10 @@ def _binary(predicted: Any, labels: Any, mask: Any) -> tuple[Array, Array, Array
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,) or (B, L), "
             "binary decisions, or num_classes with classes (B,)"
         )
+    counted = mask_like(mask, predicted, "predicted")
     for name, array in (("predicted", predicted), ("labels", labels)):
         if array.dtype != jnp.bool_:
-            check_classes(name, array, 2)
-    counted = mask_like(mask, predicted, "predicted")
+            check_classes(name, jnp.where(counted, array, jnp.zeros_like(array)), 2)
     shape = (predicted.shape[0], -1)
     return predicted.astype(bool).reshape(shape), labels.astype(bool).reshape(shape), counted.reshape(shape)
 

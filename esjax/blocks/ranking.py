@@ -93,8 +93,9 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     def at_least(among: Array) -> Array:
         """How many of those have a score of at least that of each item."""
         ascending = jnp.sort(jnp.where(among, scores, -jnp.inf))
-        below = jnp.searchsorted(ascending, scores, side="left")
-        return (scores.size - below).astype(scores.dtype)
+        below = jnp.searchsorted(ascending, scores, side="left").astype(jnp.int32)
+        count = jnp.minimum(scores.size - below, among.sum(dtype=jnp.int32))  # −inf may be a score, too
+        return count.astype(scores.dtype)
 
     precision = jnp.where(relevant, divided(at_least(relevant), at_least(mask)), 0)
     return divided(precision.sum(), relevant.sum(dtype=jnp.int32).astype(scores.dtype))

@@ -27,6 +27,7 @@ class Task(NamedTuple):
         ours: the method that trains on the metric.
         higher_is_better: whether the metric is to be maximised.
         seeds: how many it takes to tell methods apart, where nothing else is asked for.
+        test_over_train: how many test examples there are for each one of the training set.
         compare: seed → the metric on the test set, by method; another seed is another split.
     """
 
@@ -35,11 +36,15 @@ class Task(NamedTuple):
     ours: str
     higher_is_better: bool
     seeds: int
+    test_over_train: float
     compare: Callable[[int], dict[str, float]]
 
 
 class Row(NamedTuple):
     """What the table says of a method: means over seeds with their standard errors.
+
+    Splits of one data set overlap, so their results are not independent: of J splits the variance of the mean
+    is s² (1/J + test/train) rather than s²/J (Nadeau and Bengio 2003, eq. 6).
 
     Attributes:
         name: of the method.
@@ -58,12 +63,13 @@ def summarise(task: Task, results: Sequence[Mapping[str, float]]) -> list[Row]:
     rows = []
     for name in results[0]:
         found = np.array([result[name] for result in results])
-        rows.append(Row(name, _mean(found), _mean(found - baseline)))
+        metric, difference = (_mean(values, task.test_over_train) for values in (found, found - baseline))
+        rows.append(Row(name, metric, difference))
     return rows
 
 
-def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+def _mean(values: NDArray[np.float64], test_over_train: float) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) * math.sqrt(1 / len(values) + test_over_train))
 
 
 def verdict(task: Task, rows: Sequence[Row]) -> str:
@@ -131,16 +137,13 @@ def best_by_folds(
         seed: of the folds.
         num_folds: ≥ 2.
     """
-    folds = np.array_split(np.random.default_rng(seed).permutation(num_examples), num_folds)
+    pairs = folds(num_examples, seed=seed, num_folds=num_folds)
+    return max(candidates, key=lambda options: float(np.mean([metric(options, *pair) for pair in pairs])))
 
-    def score(options: dict[str, Any]) -> float:
-        return float(
-            np.mean(
-                [
-                    metric(options, np.concatenate([f for f in folds if f is not held_out]), held_out)
-                    for held_out in folds
-                ]
-            )
-        )
 
-    return max(candidates, key=score)
+def folds(
+    num_examples: int, *, seed: int, num_folds: int = 3
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Returns pairs (training rows, held-out rows): each example is held out once."""
+    parts = np.array_split(np.random.default_rng(seed).permutation(num_examples), num_folds)
+    return [(np.concatenate([p for p in parts if p is not held]), held) for held in parts]
