@@ -475,6 +475,20 @@ def _evaluates_as_jax_does(executor):
     assert block(X) == 2
 
 
+def test_programs_work(threads):
+    def by_program(x):
+        program = "import sys; print(sum(float(word) > 0 for word in sys.argv[1:]))"
+        command = [sys.executable, "-S", "-c", program, *map(str, x)]
+        return np.float32(
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        )
+
+    smoothed = esjax.smooth(esjax.host.wrap(by_program, NUMBER, threads), sigma=0.5, num_samples=8)
+    wanted = jax.value_and_grad(esjax.smooth(_count, sigma=0.5, num_samples=8), argnums=1)
+    found = jax.jit(jax.value_and_grad(smoothed, argnums=1))(jax.random.key(0), X)
+    chex.assert_trees_all_close(found, wanted(jax.random.key(0), X), rtol=1e-6)
+
+
 def test_sklearn_metrics_work():
     from sklearn.metrics import f1_score
 
