@@ -150,7 +150,7 @@ def test_reports_and_hessians_work_in_float64(discard):
         x, key = jnp.asarray(X, jnp.float64), jax.random.key(0)
         smoothed = _smooth(_several, discard=discard)
         assert diagnostics.diagnose(smoothed, key, x).gradient_norm.dtype == jnp.float64
-        hessians = jax.tree.leaves(jax.hessian(lambda x: smoothed(key, x))(x))
+        hessians = jax.tree.leaves(jax.jit(jax.hessian(lambda x: smoothed(key, x)))(x))
         assert all(np.isfinite(hessian).all() for hessian in hessians)
 
 

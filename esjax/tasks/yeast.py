@@ -25,8 +25,8 @@ from esjax.tasks import frame, models
 Array = jax.Array
 
 _NUM_TRAIN = 1500
-_LOGISTIC = frame.grid(hidden=(0, 32), decay=(0.3, 1.0, 3.0, 10.0, 30.0))
-_ON_F1 = frame.grid(hidden=(0, 32), decay=(0.3, 1.0, 3.0), sigma=(1.0, 3.0))
+_LOGISTIC = frame.grid(hidden=(0, 64), decay=(0.3, 1.0, 3.0, 10.0, 30.0))
+_ON_F1 = frame.grid(hidden=(0, 64), decay=(1.0, 3.0, 6.0), sigma=(1.0, 3.0, 6.0))
 
 
 def task() -> frame.Task:
