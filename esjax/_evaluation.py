@@ -261,7 +261,7 @@ def _functions(task: Task) -> Iterator[tuple[str, Any]]:
 def _check_pickles(fun: Any) -> None:
     try:
         pickle.dumps(fun)
-    except Exception as error:
+    except Exception as error:  # whatever a __reduce__ raises, beside PicklingError, TypeError and others
         raise ValueError(
             f"python_fun={fun!r} cannot be sent to another process ({error}); define it at the top of a "
             "module, with what it needs as arguments or by functools.partial"

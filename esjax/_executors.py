@@ -96,7 +96,7 @@ class _Worker:
     def __init__(self) -> None:
         self._process: ProcessPoolExecutor | None = None
         self._pid = 0  # 0 while it starts
-        self._loaded: set[bytes] = set()
+        self._loaded: Any = None  # the last function that the process has imported
         self._ended = False
 
     def run(self, timeout: float | None, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,17 +127,16 @@ class _Worker:
 
     def _load(self, fn: Any) -> None:
         """Imports the function's module before a call's time begins to run."""
-        payload = pickle.dumps(fn)
-        if payload in self._loaded:
+        if fn is self._loaded:
             return
         try:
-            self._running().submit(pickle.loads, payload).result()
+            self._running().submit(pickle.loads, pickle.dumps(fn)).result()
         except (ImportError, AttributeError) as error:
             raise CannotLoad(
                 f"a worker process cannot load {fn!r} ({error}); define it at the top of a module that it "
                 "can import"
             ) from error
-        self._loaded.add(payload)
+        self._loaded = fn
 
     def _running(self) -> ProcessPoolExecutor:
         if self._process is None:
@@ -161,7 +160,7 @@ class _Worker:
 
     def close(self) -> None:
         process, self._process, self._pid = self._process, None, 0
-        self._loaded.clear()
+        self._loaded = None
         if process is not None:
             process.shutdown()
 

@@ -102,14 +102,13 @@ class Wrapped:
         """Returns the function's value, of the structure, shapes and dtypes of `result`."""
         _flatten.check_arrays(args, "args", "let python_fun close over what is no array")
         leaves, treedef = jax.tree.flatten(args)
-        leaves = [leaf if _is_traced(leaf) else jnp.asarray(leaf) for leaf in leaves]
-        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
+        if any(jnp.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.extended) for leaf in leaves):
             raise ValueError("args has a typed PRNG key in it; pass jax.random.key_data(key)")
+        # A concrete array would be evaluated while jit traces, once for all calls: NumPy's become tracers.
+        leaves = [leaf if _is_traced(leaf) else jnp.asarray(np.asarray(leaf)) for leaf in leaves]
         how = treedef, tuple(leaf.ndim for leaf in leaves)
         if how not in self._callbacks:
             self._callbacks[how] = _Callback(self, *how)
-        # A concrete array would be evaluated while jit traces, once for all calls: NumPy's become tracers.
-        leaves = [leaf if _is_traced(leaf) else jnp.asarray(np.asarray(leaf)) for leaf in leaves]
         if any(map(_is_traced, leaves)):
             values = _call(self._callbacks[how], leaves)
         else:  # nothing to compile; and exceptions keep their type

@@ -4,6 +4,7 @@ The same policy, first parameters, population, σ, optimiser and episodes for ea
 policy counts as solved where its mean return over 100 other episodes is at least 475.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,12 +21,12 @@ from esjax.train.config import RLConfig
 Array = jax.Array
 
 
-def main(num_seeds: int = 64, config: RLConfig = RLConfig()) -> None:  # noqa: B008  # frozen
+def main(num_seeds: int = 256, config: RLConfig = RLConfig()) -> None:  # noqa: B008  # frozen
     """Prints the table."""
     contenders: dict[str, Callable[..., Array]] = {"evosax, OpenES": partial(_with_evosax, config)}
     for baseline in rl.BASELINES:
-        chosen = RLConfig(baseline=baseline, generations=config.generations)  # type: ignore[arg-type]
-        contenders[f"esjax, {baseline}"] = partial(_with_esjax, chosen)
+        chosen: Any = {"baseline": baseline}
+        contenders[f"esjax, {baseline}"] = partial(_with_esjax, dataclasses.replace(config, **chosen))
     print(f"jax {jax.__version__}; population {config.population}, sigma {config.sigma}, {num_seeds} seeds\n")
     rows = []
     for name, contender in contenders.items():
@@ -36,9 +37,7 @@ def main(num_seeds: int = 64, config: RLConfig = RLConfig()) -> None:  # noqa: B
         rows.append((name, episodes, (~solved.any(1)).sum()))
     columns: dict[str, Callable[[Any], Any]] = {
         "": lambda row: row[0],
-        "episodes until solved, mean": lambda row: (
-            f"{row[1].mean():.0f} ± {row[1].std(ddof=1) / num_seeds**0.5:.0f}"
-        ),
+        "episodes until solved, mean": lambda row: "{:.0f} ± {:.0f}".format(*tables.mean_and_error(row[1])),
         "median": lambda row: f"{np.median(row[1]):.0f}",
         "never solved": lambda row: row[2],
     }
@@ -81,11 +80,7 @@ def _with_evosax(config: RLConfig, key: Any) -> Array:
 
 def _start(config: RLConfig, key: Any) -> tuple[cartpole.Params, Callable[[cartpole.Params], Array], Array]:
     first_key, test_key, key = jax.random.split(key, 3)
-    episodes = jax.random.split(test_key, 100)
-
-    def test(params: cartpole.Params) -> Array:
-        return jax.vmap(cartpole.episode, (None, 0))(params, episodes).mean()
-
+    test = partial(rl.mean_return, cartpole.episode, key=test_key)
     return cartpole.init_policy(first_key), test, jax.random.split(key, config.generations)
 
 

@@ -94,8 +94,9 @@ def trained(study: Study) -> Iterator[Trained]:
                 network = _network(study, data, seed=seed, scale=scale)
                 noisy = with_label_noise(data, label_noise, seed=seed)
                 state = step.make_trainer(network, objectives.cross_entropy, optimizer)[1]
+                default = run.initial_sigma(network, data)
                 for factor in (_DEFAULT, *(study.factors if seed < study.grid_seeds else ())):
-                    sigma = run.initial_sigma(network, data, factor=factor)
+                    sigma = default * (factor / _DEFAULT)
                     trainer = step.Trainer(partial(step_of, sigma), logits_of)
                     epoch = _last(trainer, state, noisy, config, seed)
                     yield Trained(
@@ -168,7 +169,7 @@ def _summarise(rows: Sequence[Trained]) -> _Cell:
     return _Cell(
         label_noise=rows[0].label_noise,
         scale=rows[0].scale,
-        accuracy=(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1) / len(accuracies) ** 0.5)),
+        accuracy=tables.mean_and_error(accuracies),
         best=best,
         points=100 * float(means[_DEFAULT] - means[best]),
         lost={f: (sum(row.lost > 0 for row in runs), len(runs)) for f, runs in by_factor.items()},

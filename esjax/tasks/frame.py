@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,13 +62,12 @@ def summarise(task: Task, results: Sequence[Mapping[str, float]]) -> list[Row]:
     rows = []
     for name in results[0]:
         found = np.array([result[name] for result in results])
-        metric, difference = (_mean(values, task.test_over_train) for values in (found, found - baseline))
+        metric, difference = (
+            tables.mean_and_error(values, test_over_train=task.test_over_train)
+            for values in (found, found - baseline)
+        )
         rows.append(Row(name, metric, difference))
     return rows
-
-
-def _mean(values: NDArray[np.float64], test_over_train: float) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) * math.sqrt(1 / len(values) + test_over_train))
 
 
 def verdict(task: Task, rows: Sequence[Row]) -> str:

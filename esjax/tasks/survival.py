@@ -7,6 +7,7 @@ All choose their options by folds of the training set.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -75,32 +76,26 @@ def compare(seed: int) -> dict[str, float]:
         how = {"num_steps": options["num_steps"], "decay": options["decay"], "rate": 0.01}
         return models.fit(loss, params, jax.random.key(seed), data, **how)
 
-    def concordance(params: models.Params, rows: NDArray[np.int64]) -> float:
-        found = models.scores(params, jnp.asarray(x[rows]))[:, 0]
-        return float(esjax.blocks.concordance(found, times[rows], events[rows]))
+    def network(options: dict[str, Any], rows: NDArray[np.int64], held: NDArray[np.int64]) -> float:
+        found = models.scores(fitted(options, rows), jnp.asarray(x[held]))[:, 0]
+        return float(esjax.blocks.concordance(found, times[held], events[held]))
 
-    def by_folds(candidates: list[dict[str, Any]]) -> float:
+    def cox(options: dict[str, Any], rows: NDArray[np.int64], held: NDArray[np.int64]) -> float:
+        return _cox(x, times, events, rows, held, **options)
+
+    def by_folds(candidates: list[dict[str, Any]], metric: Callable[..., float]) -> float:
         chosen = frame.best_by_folds(
             candidates,
-            lambda options, some, held: concordance(fitted(options, train[some]), train[held]),
+            lambda options, some, held: metric(options, train[some], train[held]),
             len(train),
             seed=seed,
         )
-        return concordance(fitted(chosen, train), test)
-
-    def by_penalties() -> float:
-        chosen = frame.best_by_folds(
-            _PENALTIES,
-            lambda options, some, held: _cox(x, times, events, train[some], train[held], **options),
-            len(train),
-            seed=seed,
-        )
-        return _cox(x, times, events, train, test, **chosen)
+        return metric(chosen, train, test)
 
     return {
-        "Cox": by_penalties(),
-        "Cox, network": by_folds(_COX),
-        "concordance itself, network": by_folds(_CONCORDANCE),
+        "Cox": by_folds(_PENALTIES, cox),
+        "Cox, network": by_folds(_COX, network),
+        "concordance itself, network": by_folds(_CONCORDANCE, network),
     }
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,20 +83,15 @@ def summarise(epochs: Epochs) -> list[Row]:
     return [
         Row(
             objective=name,
-            last=_mean([seed[-1].test_accuracy for seed in seeds]),
-            best=_mean([max(epoch.test_accuracy for epoch in seed) for seed in seeds]),
-            fitted=_mean([seed[-1].train_accuracy for seed in seeds]),
+            last=tables.mean_and_error([seed[-1].test_accuracy for seed in seeds]),
+            best=tables.mean_and_error([max(epoch.test_accuracy for epoch in seed) for seed in seeds]),
+            fitted=tables.mean_and_error([seed[-1].train_accuracy for seed in seeds]),
             lost_classes=sum(len(seed[-1].lost_classes) for seed in seeds),
             milliseconds=1e3 * float(np.median(seconds[name])),
             relative_time=float(np.median(np.divide(seconds[name], quickest))),
         )
         for name, seeds in epochs.items()
     ]
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -56,7 +56,7 @@ def train(config: RLConfig) -> Iterator[Generation]:
     with _executor(config) as executor:
         block = returns(config.environment, executor)
         step = jax.jit(make_step(config, block))
-        test = jax.jit(partial(_test, block))
+        test = jax.jit(partial(mean_return, block))
         test_key, first_key, keys = jax.random.split(jax.random.key(config.seed), 3)
         params = cartpole.init_policy(first_key)
         state = optax.adam(config.learning_rate).init(params)
@@ -100,5 +100,6 @@ def make_step(config: RLConfig, block: Callable[..., Array]) -> Callable[..., An
     return step
 
 
-def _test(block: Callable[..., Array], params: cartpole.Params, key: Any) -> Array:
+def mean_return(block: Callable[..., Array], params: cartpole.Params, key: Any) -> Array:
+    """Returns the mean return () over 100 episodes."""
     return jax.vmap(block, (None, 0))(params, jax.random.split(key, _TEST_EPISODES)).mean()

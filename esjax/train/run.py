@@ -101,11 +101,11 @@ def _choose_objective(
     return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
 
 
-def initial_sigma(network: Network, data: Dataset, *, factor: float = 10.0) -> Any:
+def initial_sigma(network: Network, data: Dataset) -> Any:
     """Returns σ () from 1000 images and the untrained network, left as it is; see `sigma.from_logits`."""
     images = jnp.asarray(data.train_images[:_SPREAD_EXAMPLES])
     logits = models.logits_of(nnx.clone(network), images)
-    return esjax.sigma.from_logits(logits, features=network.features(images), factor=factor)
+    return esjax.sigma.from_logits(logits, features=network.features(images))
 
 
 def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
