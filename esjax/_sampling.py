@@ -138,7 +138,7 @@ def sum_over_devices(problem: Problem, value: Array) -> Array:
 
 def mean_over_devices(problem: Problem, value: Array) -> Array:
     """Returns the mean of what each device has; for `on_each_device` of `fold`."""
-    return value if problem.shards is None else _psum(value, problem.shards.axes) / problem.shards.num_devices
+    return sum_over_devices(problem, value) / (problem.num_samples // samples_of_device(problem))
 
 
 def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:

@@ -68,7 +68,11 @@ def set_up(config: TrainConfig) -> Run:
         ModuleNotFoundError: its package is not there.
         ValueError: the data is damaged or does not fit the options.
     """
-    data = with_label_noise(load(config.data), config.label_noise, seed=config.seed)
+    return prepare(config, with_label_noise(load(config.data), config.label_noise, seed=config.seed))
+
+
+def prepare(config: TrainConfig, data: Dataset) -> Run:
+    """Makes the network and its objective for data that is loaded; for the rest see `set_up`."""
     config = dataclasses.replace(config, data=absolute(config.data))
     image_shape = data.train_images.shape[1:]
     network = models.NETWORKS[config.network](

@@ -56,11 +56,13 @@ def try_all(
         on_step: called after each step.
         on_trial: called with σ before each trial.
     """
+    unit = default.config.sigma
+    assert unit is not None  # set_up has chosen it
     rows = []
     for factor in config.factors:
-        sigma = factor * (default.config.sigma or 1.0)
+        sigma = factor * unit
         on_trial(sigma)
-        trial = run.set_up(config.of_run(sigma))
+        trial = run.prepare(config.of_run(sigma), default.data)
         report = diagnosis.diagnose(trial, num_examples=_EXAMPLES, seed=config.seed)[0].report
         *_, (_, last) = run.stream(trial, on_step)
         rows.append(Row(factor, sigma, report, last.train_accuracy, last.lost_classes))
@@ -104,7 +106,9 @@ def write(path: Path, rows: Sequence[Row], title: str) -> None:
     fitted.yaxis.set_major_formatter("{x:.0%}")
     for row in rows:
         if row.lost_classes:
-            fitted.annotate(f"{len(row.lost_classes)} lost", (row.sigma, row.fitted), (0, 6), **_ABOVE)
+            fitted.annotate(
+                f"{len(row.lost_classes)} lost", (row.sigma, row.fitted), (0, 6), textcoords="offset points"
+            )
     noise.plot(sigmas, [float(row.report.signal_to_noise) for row in rows], marker="o")
     noise.set(ylabel="signal-to-noise at the start", xlabel="σ")
     noise.set_ylim(bottom=0)
@@ -114,6 +118,3 @@ def write(path: Path, rows: Sequence[Row], title: str) -> None:
     fitted.legend()
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path / CURVES, dpi=120)
-
-
-_ABOVE = {"textcoords": "offset points", "ha": "center"}
