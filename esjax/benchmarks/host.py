@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def ten_milliseconds(x: Any) -> Any:
 
 
 def main() -> None:
-    """Prints the overhead per sample in threads, and the throughput of two worker processes."""
+    """Prints the overhead in threads, the throughput of two processes, and what a driver can hand out."""
     print(f"jax {jax.__version__}; {os.cpu_count()} CPU cores; medians of {_CALLS} calls\n")
     xs = jnp.ones((1000, 1000))
     with ThreadPoolExecutor(2) as threads:
@@ -41,6 +42,35 @@ def main() -> None:
         step = jax.jit(jax.value_and_grad(lambda x: smoothed(jax.random.key(0), x)))
         rate = 64 / _seconds(step, jnp.zeros(1000))
         print(f"block of 10 ms, 2 processes: {rate:.0f} evaluations/s, {rate / 200:.0%} of 2 × 100")
+    for name, executor_of in (("ProcessPool", esjax.host.ProcessPool), ("Ray", _ray), ("Dask", _dask)):
+        try:
+            with executor_of(2) as workers:
+                call = jax.jit(jax.vmap(esjax.host.wrap(first, _ONE, workers)))
+                rate = 512 / _seconds(call, xs[:512])
+            print(f"handed out, 1,000 floats, 2 workers of {name}: {rate:.0f} samples/s")
+        except ModuleNotFoundError as error:
+            print(f"handed out, {name}: {error}")
+
+
+@contextmanager
+def _ray(num_workers: int) -> Iterator[Executor]:
+    import ray
+
+    ray.init(num_cpus=num_workers, include_dashboard=False, log_to_driver=False)
+    try:
+        yield esjax.host.RayExecutor()
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _dask(num_workers: int) -> Iterator[Executor]:
+    import distributed
+
+    untyped: Any = distributed
+    local = {"n_workers": num_workers, "threads_per_worker": 1, "dashboard_address": None}
+    with untyped.LocalCluster(**local) as cluster, untyped.Client(cluster) as client:
+        yield client.get_executor(pure=False)
 
 
 def _seconds(call: Callable[..., Any], *args: Any) -> float:
@@ -54,4 +84,6 @@ def _seconds(call: Callable[..., Any], *args: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    from esjax.benchmarks import host  # workers import its functions by this name
+
+    host.main()

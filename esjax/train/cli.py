@@ -95,7 +95,7 @@ def _train(prepared: Run, path: Path) -> None:
             )
     except KeyboardInterrupt:
         again = f"esjax train --resume {shlex.quote(str(path))}"
-        console.print(f"Stopped. Go on with: {again}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"Stopped. Go on with: {again}")
         sys.exit(130)
     _report(console, result, path)
 
@@ -131,9 +131,9 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
             epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
             compare.write(part, config, epochs, title)
     table = compare.markdown(compare.summarise(epochs))
-    console.print(f"\n{table}", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"\n{table}")
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
-        console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"{path / name}")
 
 
 def try_sigmas(
@@ -166,9 +166,9 @@ def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
                 on_trial=lambda sigma: advance(f"sigma {sigma:.3g}", steps=0),
             )
         sigmas.write(part, rows, title)
-    console.print(f"\n{sigmas.markdown(rows)}", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"\n{sigmas.markdown(rows)}")
     for name in (sigmas.TABLE, sigmas.CURVES):
-        console.print(f"{path / name}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"{path / name}")
 
 
 def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, seed: int = 0) -> Work:
@@ -195,8 +195,8 @@ def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
     title += f", {found.config.num_samples} samples for each example"
     picture = path / f"diagnosis-{epoch}.png"
     diagnosis.plot(picture, rows, title)
-    console.print(f"{title}\n\n{diagnosis.markdown(rows)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{rows[0].report}\n\npicture  {picture}", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"{title}\n\n{diagnosis.markdown(rows)}")
+    _say(console, f"{rows[0].report}\n\npicture  {picture}")
 
 
 def learn_cartpole(
@@ -259,9 +259,14 @@ def _do_task(task: "Task", seeds: int, path: Path) -> None:
         frame.write(part, task, results)
     rows = frame.summarise(task, results)
     text = f"\n{frame.markdown(task, rows)}\n{frame.verdict(task, rows)}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _say(console, text)
     for file in (frame.TABLE, frame.PICTURE, frame.RESULTS):
-        console.print(f"{path / file}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"{path / file}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Prints the text as it is: paths stay whole, and brackets are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _new_path(name: str) -> Path:
@@ -301,4 +306,4 @@ def _report(console: Console, result: run.Result, path: Path) -> None:
         f"pictures    {path / folder.CURVES}, {path / folder.CONFUSION}",
         f"checkpoint  {path / folder.CHECKPOINTS / str(last.epoch)}",
     ]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    _say(console, "\n".join(lines))
