@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import _mapping
+from esjax import _mapping, _random
 from esjax.baselines import Baseline
 from esjax.noise import Noise
 from esjax.samplers import Groups
@@ -152,7 +152,7 @@ def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
 
     eps = (
         jax.vmap(draw_group)(groups)
-        if draws_of_vmap_are_those_of_a_loop(key)
+        if _random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
         else jax.lax.map(draw_group, groups)
     )
     return eps.reshape(num_groups * size, problem.dim)[:count]
@@ -162,13 +162,6 @@ def draw_one(problem: Problem, key: Any, index: Array) -> Array:
     """Returns ε (dim,) of sample `index`."""
     size = problem.groups.size
     return draw(problem, key, index // size * size, size)[index % size]
-
-
-def draws_of_vmap_are_those_of_a_loop(key: Any) -> bool:
-    """Whether they are, which JAX promises for threefry keys only."""
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return "threefry" in str(jax.random.key_impl(key))
-    return bool(key.shape[-1] == 2)
 
 
 def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from esjax import _exact_scores, _flatten, _laws, _mapping, _sampling, exact
+from esjax import _exact_scores, _flatten, _laws, _mapping, _random, exact
 from esjax import noise as _noise
 from esjax._check import check_count, check_key, check_sigma
 from esjax._laws import Law
@@ -185,7 +185,7 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
 
 def _draws(key: Any, law: Law, count: int, chunk_size: int) -> Any:
     """Returns N outcomes, the same for every chunking."""
-    at_once = chunk_size if _sampling.draws_of_vmap_are_those_of_a_loop(key) else 1
+    at_once = chunk_size if _random.is_threefry(key) else 1
     return _mapping.over(law.draw, at_once, jax.random.split(key, count))
 
 

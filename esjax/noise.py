@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
+from esjax import _random
+
 Array = jax.Array
 
 
@@ -54,7 +56,7 @@ def _by_inversion(icdf: Callable[[Array], Array]) -> Callable[[Any, tuple[int, .
 
     def sample(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         half_spacing = float(np.finfo(np.dtype(dtype)).eps) / 2
-        return icdf(jax.random.uniform(key, shape, dtype) + half_spacing)
+        return icdf(_random.uniform(key, shape, dtype) + half_spacing)
 
     return sample
 
@@ -92,7 +94,7 @@ def _identity(eps: Array) -> Array:
     return eps
 
 
-normal = Noise(sample=jax.random.normal, score=_identity, icdf=ndtri, symmetric=True)
+normal = Noise(sample=_random.normal, score=_identity, icdf=ndtri, symmetric=True)
 """Standard normal noise, N(0, 1) in each coordinate: s(ε) = ε."""
 
 

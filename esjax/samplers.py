@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import _sobol
+from esjax import _random, _sobol
 from esjax.noise import Noise, normal
 
 Array = jax.Array
@@ -100,7 +100,7 @@ def latin_hypercube(num_samples: int, dim: int, noise: Noise) -> Groups:
         permutation_key, jitter_key = jax.random.split(key)
         ordered = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[:, None], (size, dim))
         strata = jax.random.permutation(permutation_key, ordered, axis=0, independent=True)
-        jitter = jax.random.uniform(jitter_key, (size, dim), dtype)
+        jitter = _random.uniform(jitter_key, (size, dim), dtype)
         return noise.icdf(_inside((strata.astype(dtype) + jitter) / size))
 
     return Groups(size, draw)
@@ -165,7 +165,7 @@ def _orthogonal_normal(key: Any, size: int, dim: int, dtype: Any) -> Array:
     and is independent of L. The lengths of the matrix's rows are those of L's: independent of Q, and
     of each other. So the rows of Q take the lengths of the rows they were made of.
     """
-    rows = jax.random.normal(key, (size, dim), dtype)
+    rows = _random.normal(key, (size, dim), dtype)
     return jnp.linalg.norm(rows, axis=1, keepdims=True) * _orthonormal(rows)
 
 
