@@ -27,6 +27,14 @@ def check_arrays(tree: Any, name: str, remedy: str) -> None:
             raise ValueError(f"{where}={leaf!r} is no array or number; {remedy}") from None
 
 
+def canonical(leaf: Any) -> Array:
+    """Returns an array of JAX's own, even where `leaf` is a tracer of `jax.vmap` around one of NumPy's.
+
+    Such a tracer is not one that a derivative rule may take inside `jax.jit`.
+    """
+    return jnp.copy(leaf) if isinstance(leaf, jax.core.Tracer) else jnp.asarray(leaf)
+
+
 def check_floating(tree: Any, name: str, remedy: str) -> None:
     """Raises `ValueError` for the first leaf of `tree` that is not floating, naming its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

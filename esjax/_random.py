@@ -1,8 +1,8 @@
 """The numbers of `jax.random.uniform` and `jax.random.normal`, bit for bit, in half the time on a CPU.
 
 There JAX computes a threefry hash as a loop over its rounds, and passes through memory in each. Here the
-rounds are unrolled into one pass. It imports jax only; keys of other kinds, other dtypes and other
-devices are left to `jax.random`.
+rounds are unrolled into one pass. It imports jax only; other keys, dtypes and devices, and short draws, are
+left to `jax.random`.
 """
 
 import math
@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
+_LEAST_SIZE = 256
+"""Numbers per key. Shorter draws are JAX's, which XLA merges where a backward pass repeats them."""
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
@@ -45,7 +48,10 @@ def _is_served(key: Any, shape: tuple[int, ...], dtype: Any) -> bool:
     config: Any = jax.config  # JAX gives its options no types
     partitionable = config.jax_threefry_partitionable  # else JAX counts in another order
     return bool(
-        np.dtype(dtype) == np.float32 and partitionable and is_threefry(key) and math.prod(shape) < 2**32
+        np.dtype(dtype) == np.float32
+        and partitionable
+        and is_threefry(key)
+        and _LEAST_SIZE <= math.prod(shape) < 2**32
     )
 
 

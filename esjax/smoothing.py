@@ -158,9 +158,9 @@ def _estimate(
 ) -> tuple[Any, Report | None]:
     """Estimates on vectors what `smooth` promises for pytrees."""
     _flatten.check_arrays(x, "x", "pass arrays")
-    x = jax.tree.map(jnp.asarray, x)
+    x = jax.tree.map(_flatten.canonical, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    scales = _flatten.check_sigma_fits(sigma, x)
+    scales = _flatten.check_sigma_fits(jax.tree.map(_flatten.canonical, sigma), x)
     block = _Block(fun, options.discard, x, args)
     dtype = block.dtype
     dim = sum(leaf.size for leaf in jax.tree.leaves(x))
@@ -184,7 +184,7 @@ def _estimate(
         dtype=dtype,
     )
     vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(scales, x, dtype)
-    value, report = _estimator.estimate(problem, key, (*vectors, *block.args))
+    value, report = _estimator.estimate(problem, _flatten.canonical(key), (*vectors, *block.args))
     return block.unflatten_values(value), jax.lax.stop_gradient(report)
 
 
@@ -216,7 +216,7 @@ class _Block:
             self._discard, found, discard_consts = _flatten.hoisted(discard, like)
             _check_discarded(found, like)
         leaves, self._treedef = jax.tree.flatten((args, fun_consts, discard_consts))
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        leaves = [_flatten.canonical(leaf) for leaf in leaves]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self.args = tuple(_flatten.widen(leaf) for leaf in leaves)
 

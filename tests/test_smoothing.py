@@ -1,5 +1,7 @@
 """`smooth` against the algorithm written out as a loop, closed forms, and wrong arguments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -242,3 +244,16 @@ def test_numpy_integers_count_as_numbers():
         smoothed = esjax.smooth(jnp.sum, sigma=1.0, num_samples=np.int64(64), sampler=sampler)
         same = esjax.smooth(jnp.sum, sigma=1.0, num_samples=64, sampler=sampler)
         assert smoothed(jax.random.key(0), jnp.ones(3)) == same(jax.random.key(0), jnp.ones(3))
+
+
+def test_arrays_of_numpy_may_be_mapped_over_inside_jit():
+    smoothed = esjax.smooth(esjax.blocks.accuracy, sigma=1.0, num_samples=8)
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), 4))
+    xs, labels, sigmas = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32), np.ones(4, np.float32)
+
+    def value(offset, *, mapped):
+        return jax.vmap(lambda key, x, label, s: smoothed(key, x, label, sigma=s))(*mapped).sum() + offset
+
+    ours = jax.jit(jax.value_and_grad(functools.partial(value, mapped=(keys, xs, labels, sigmas))))(1.0)
+    wanted = value(1.0, mapped=jax.tree.map(jnp.asarray, (keys, xs, labels, sigmas)))
+    np.testing.assert_array_equal(ours[0], wanted)

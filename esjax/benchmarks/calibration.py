@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import esjax
+from esjax.benchmarks.problems import path_cost
 
 Array = jax.Array
 
@@ -113,38 +114,13 @@ def shortest_path(size: int = 6, dim: int = 5, num_grids: int = 8) -> Task:
         2, (num_grids, size, size, dim), (dim,), (num_grids, size, size), (dim,)
     )
     true = jax.nn.softplus(features @ weights + 0.7 * noise) + 0.1
-    best = jax.vmap(lambda costs: _path_cost(costs, costs))(true)
+    best = jax.vmap(lambda costs: path_cost(costs, costs))(true)
 
     def fun(x: Array) -> Array:
         predicted = jax.nn.softplus(features @ x) + 0.01
-        return jnp.mean(jax.vmap(_path_cost)(predicted, true) / best)
+        return jnp.mean(jax.vmap(path_cost)(predicted, true) / best)
 
     return Task("shortest path", fun, x)
-
-
-def _path_cost(predicted: Array, true: Array) -> Array:
-    """Cost by `true` (n, n) of the path from first to last cell that is shortest by `predicted`."""
-    size = len(predicted)
-    moves = jnp.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
-
-    def of_neighbours(distance: Array) -> Array:
-        d = jnp.pad(distance, 1, constant_values=1e6)
-        return jnp.stack([d[:-2, 1:-1], d[2:, 1:-1], d[1:-1, :-2], d[1:-1, 2:]])
-
-    def relax(_: Any, distance: Array) -> Array:  # Bellman and Ford
-        return jnp.minimum(distance, predicted + of_neighbours(distance).min(0))
-
-    start = jnp.full((size, size), 1e6).at[-1, -1].set(predicted[-1, -1])
-    towards = of_neighbours(jax.lax.fori_loop(0, size**2, relax, start)).argmin(0)
-
-    def walk(carry: Any, _: Any) -> Any:
-        cell, cost = carry
-        there = (cell == size - 1).all()
-        after = jnp.where(there, cell, cell + moves[towards[cell[0], cell[1]]])
-        return (after, cost + jnp.where(there, 0, true[after[0], after[1]])), None
-
-    (_, cost), _ = jax.lax.scan(walk, (jnp.array([0, 0]), true[0, 0]), length=size**2 // 2)
-    return cost
 
 
 def rounding(dim: int = 20) -> Task:

@@ -1,11 +1,29 @@
-"""What is measured: errors against exact gradients, times in turn, memory by XLA's own count."""
+"""What is measured: errors against exact gradients, times in turn, memory by XLA and by the system."""
 
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+
+class Effort(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        num_compiles: compilations of each function.
+        num_turns: turns in which functions are timed, each in its turn.
+        seconds: least time of a function's calls in one turn.
+    """
+
+    num_compiles: int = 3
+    num_turns: int = 15
+    seconds: float = 0.3
 
 
 class Cost(NamedTuple):
@@ -16,56 +34,94 @@ class Cost(NamedTuple):
         seconds: of a call; median.
         spread: half the distance of the quartiles of `seconds`, over their median.
         temporaries: bytes that XLA allocates beside arguments and results.
+        call: the compiled function.
     """
 
     compile_seconds: float
     seconds: float
     spread: float
     temporaries: int
+    call: Callable[..., Any]
 
 
-def relative_squared_error(
-    gradient: Callable[[Any], jax.Array], reference: Any, *, num_repeats: int, at_once: int = 50
-) -> tuple[float, float]:
-    """Returns E‖g − ∇F‖² / ‖∇F‖² of `gradient(key)` over independent keys, and its standard error."""
+def relative_errors(
+    gradient: Callable[..., jax.Array], reference: Any, *args: Any, num_repeats: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Returns ‖g − ∇F‖ / ‖∇F‖ of `gradient(key, *args)`, compiled, for independent keys, (num_repeats,)."""
     exact = np.asarray(reference, np.float64).ravel()
-    gradients = jax.jit(jax.vmap(gradient))
-    errors = []
-    for number in range(-(-num_repeats // at_once)):
-        draws = np.asarray(gradients(jax.random.split(jax.random.key(number), at_once)), np.float64)
-        errors.append(((draws.reshape(at_once, -1) - exact) ** 2).sum(1) / (exact @ exact))
-    joined = np.concatenate(errors)
-    return float(joined.mean()), float(joined.std() / len(joined) ** 0.5)
+    keys = jax.random.split(jax.random.key(0), num_repeats)
+    draws = (np.asarray(gradient(key, *args), np.float64).ravel() for key in keys)
+    return np.array([np.linalg.norm(draw - exact) / np.linalg.norm(exact) for draw in draws])
+
+
+class Compared(NamedTuple):
+    """An estimator of a gradient beside others.
+
+    Attributes:
+        error: E‖g − ∇F‖² / ‖∇F‖², and its standard error.
+        cost: of a call.
+    """
+
+    error: tuple[float, float]
+    cost: "Cost"
+
+    @property
+    def effort(self) -> float:
+        """Squared error × seconds: the time that a wanted error takes, up to a factor."""
+        return self.error[0] * self.cost.seconds
+
+
+def side_by_side(
+    functions: Mapping[str, Callable[..., Any]],
+    x: jax.Array,
+    reference: Any,
+    *,
+    effort: Effort,
+    num_repeats: int,
+) -> dict[str, Compared]:
+    """Measures functions `(key, x) -> (value, gradient)` of one problem."""
+    found = {}
+    for name, cost in costs(functions, jax.random.key(0), x, effort=effort).items():
+        squares = relative_errors(_second(cost.call), reference, x, num_repeats=num_repeats) ** 2
+        found[name] = Compared((float(squares.mean()), float(squares.std() / num_repeats**0.5)), cost)
+    return found
+
+
+def _second(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: call(*args)[1]
 
 
 def costs(
-    functions: Mapping[str, Callable[..., Any]], *args: Any, num_compiles: int = 3, num_turns: int = 15
+    functions: Mapping[str, Callable[..., Any]],
+    *args: Any,
+    effort: Effort = Effort(),  # noqa: B008
 ) -> dict[str, Cost]:
     """Measures several functions of the same arguments in turn, so that a noisy machine hits them alike."""
     compile_times: dict[str, list[float]] = {name: [] for name in functions}
     times: dict[str, list[float]] = {name: [] for name in functions}
     compiled = {}
-    for _ in range(num_compiles):
+    for _ in range(effort.num_compiles):
         for name, function in functions.items():
             jax.clear_caches()  # type: ignore[no-untyped-call]  # jax's own lack of types
             start = time.perf_counter()
             compiled[name] = jax.jit(function).lower(*args).compile()
             compile_times[name].append(time.perf_counter() - start)
-    for _ in range(num_turns):
+    for _ in range(effort.num_turns):
         for name, call in compiled.items():
-            times[name].extend(_turn(call, args))
+            times[name].extend(_turn(call, args, effort.seconds))
     return {
         name: Cost(
             compile_seconds=float(np.median(compile_times[name])),
             seconds=float(np.median(times[name])),
             spread=float(np.subtract(*np.percentile(times[name], [75, 25])) / 2 / np.median(times[name])),
             temporaries=temporaries(compiled[name]),
+            call=compiled[name],
         )
         for name in functions
     }
 
 
-def _turn(call: Callable[..., Any], args: tuple[Any, ...], seconds: float = 0.3) -> list[float]:
+def _turn(call: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> list[float]:
     """Times calls in a row, as in a loop of their own: at least one, after one that is left out."""
     _wait(call(*args))  # the cache and the free memory are what another function left
     times: list[float] = []
@@ -83,3 +139,29 @@ def _wait(arrays: Any) -> None:
 def temporaries(compiled: Any) -> int:
     """Returns the bytes that a compiled function allocates beside its arguments and results."""
     return int(compiled.memory_analysis().temp_size_in_bytes)
+
+
+def exponent(xs: list[float], ys: list[float]) -> float:
+    """Returns b of y = a xᵇ, by least squares in the logarithms."""
+    return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+
+
+def peak_memory(function: Callable[..., None], *args: Any) -> int:
+    """Returns the most bytes that a new process ever held, which imports JAX and calls `function(*args)`.
+
+    `function` belongs to a module, so that the process can import it.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak_after, function, *args).result()
+
+
+def _peak_after(function: Callable[..., None], *args: Any) -> int:
+    function(*args)
+    return _peak()
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: the other figure would be that of the parent, where it is larger
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,14 +1,22 @@
 """Estimators side by side, each as `(problem, num_samples) -> ((key, x) -> (value, gradient))`."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
+from evosax.algorithms import Open_ES
 from optax import perturbations
 
 import esjax
 from esjax.benchmarks.problems import Labelled, Problem
+
+with warnings.catch_warnings():  # that it is no longer maintained
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from jaxopt import perturbations as jaxopt_perturbations
 
 Array = jax.Array
 ValueAndGradient = Callable[[Any, Array], tuple[Array, Array]]
@@ -30,20 +38,76 @@ def antithetic(problem: Problem, num_samples: int) -> ValueAndGradient:
     return _esjax(problem, num_samples, sampler=esjax.samplers.antithetic)
 
 
+def value_only(problem: Problem, num_samples: int) -> Callable[[Any, Array], Array]:
+    """This library's value, without a gradient: its own draws, and the evaluations."""
+    return esjax.smooth(problem.fun, sigma=problem.sigma, num_samples=num_samples)
+
+
+def floor(problem: Problem, num_samples: int, at_once: int = 32) -> Callable[[Any, Array], Array]:
+    """The mean of N evaluations at draws of `jax.random.normal`, in parts that fit the cache; no gradient."""
+
+    def run(key: Any, x: Array) -> Array:
+        def step(total: Array, key: Any) -> tuple[Array, None]:
+            eps = jax.random.normal(key, (at_once, x.size))
+            return total + jax.vmap(problem.fun)(x + problem.sigma * eps).sum(), None
+
+        keys = jax.random.split(key, num_samples // at_once)
+        return jax.lax.scan(step, jnp.float32(0), keys)[0] / num_samples
+
+    return run
+
+
 def optax_normal(problem: Problem, num_samples: int) -> ValueAndGradient:
     """`optax.perturbations` with its normal noise and its own default, the baseline at the input."""
-    perturbed = perturbations.make_perturbed_fun(
-        problem.fun, num_samples=num_samples, sigma=problem.sigma, noise=perturbations.Normal()
-    )
-    return jax.value_and_grad(perturbed, argnums=1)
+    return jax.value_and_grad(_optax(problem.fun, num_samples, problem.sigma), argnums=1)
 
 
 def optax_no_baseline(problem: Problem, num_samples: int) -> ValueAndGradient:
     """`optax.perturbations` with normal noise and without baseline."""
-    perturbed = perturbations.make_perturbed_fun(
-        problem.fun, num_samples, problem.sigma, perturbations.Normal(), use_baseline=False
-    )
+    perturbed = _optax(problem.fun, num_samples, problem.sigma, use_baseline=False)
     return jax.value_and_grad(perturbed, argnums=1)
+
+
+def _optax(fun: Callable[..., Any], num_samples: int, sigma: float, **options: Any) -> Callable[..., Any]:
+    noise = options.pop("noise", perturbations.Normal())
+    return perturbations.make_perturbed_fun(fun, num_samples, sigma, noise, **options)
+
+
+def jaxopt_normal(problem: Problem, num_samples: int) -> ValueAndGradient:
+    """`jaxopt.perturbations` with normal noise and its control variate.
+
+    It takes functions of as many outputs as inputs only: the block's value is padded with zeros.
+    """
+
+    def padded(x: Array) -> Array:
+        return jnp.zeros_like(x).at[0].set(problem.fun(x))
+
+    perturbed = jaxopt_perturbations.make_perturbed_argmax(
+        padded, num_samples, problem.sigma, jaxopt_perturbations.Normal(), control_variate=True
+    )
+    return jax.value_and_grad(lambda key, x: perturbed(x, key)[0], argnums=1)
+
+
+def open_es(problem: Problem, num_samples: int) -> ValueAndGradient:
+    """The gradient inside evosax's OpenES: antithetic pairs, the values as they are."""
+    strategy = Open_ES(
+        num_samples,
+        problem.x,
+        optimizer=optax.trace(decay=0.0),  # keeps the last gradient
+        std_schedule=optax.constant_schedule(problem.sigma),
+        fitness_shaping_fn=lambda population, fitness, state, params: fitness,
+    )
+    options = strategy.default_params
+
+    def value_and_gradient(key: Any, x: Array) -> tuple[Array, Array]:
+        init_key, ask_key, tell_key = jax.random.split(key, 3)
+        state = strategy.init(init_key, x, options).replace(mean=x)
+        population, state = strategy.ask(ask_key, state, options)
+        values = jax.vmap(problem.fun)(population)
+        state, _ = strategy.tell(tell_key, population, values, state, options)
+        return values.mean(), state.opt_state.trace
+
+    return value_and_gradient
 
 
 def _esjax(problem: Problem, num_samples: int, **options: Any) -> ValueAndGradient:
@@ -51,19 +115,88 @@ def _esjax(problem: Problem, num_samples: int, **options: Any) -> ValueAndGradie
     return jax.value_and_grad(smoothed, argnums=1)
 
 
+# --- Jacobians of blocks (n,) -> (n,): `(key, x) -> (n, n)` ---------------------------------------------
+
+Jacobian = Callable[[Any, Array], Array]
+_OPTAX_NOISES: dict[str, Any] = {"normal": perturbations.Normal(), "gumbel": perturbations.Gumbel()}
+
+
+def esjax_jacobian(
+    fun: Callable[[Array], Array], noise: str, sigma: float, num_samples: int, **options: Any
+) -> Jacobian:
+    """This library's defaults, or `options`."""
+    options["noise"] = getattr(esjax.noise, noise)
+    return jax.jacrev(esjax.smooth(fun, sigma=sigma, num_samples=num_samples, **options), argnums=1)
+
+
+def optax_jacobian(
+    fun: Callable[[Array], Array], noise: str, sigma: float, num_samples: int
+) -> Jacobian | None:
+    """`optax.perturbations` with its default baseline; None where it lacks the noise."""
+    if noise not in _OPTAX_NOISES:
+        return None
+    return jax.jacrev(_optax(fun, num_samples, sigma, noise=_OPTAX_NOISES[noise]), argnums=1)
+
+
+def jaxopt_jacobian(
+    fun: Callable[[Array], Array], noise: str, sigma: float, num_samples: int
+) -> Jacobian | None:
+    """`jaxopt.perturbations` with its control variate; None where it lacks the noise."""
+    noises = {"normal": jaxopt_perturbations.Normal(), "gumbel": jaxopt_perturbations.Gumbel()}
+    if noise not in noises:
+        return None
+    perturbed = jaxopt_perturbations.make_perturbed_argmax(
+        fun, num_samples, sigma, noises[noise], control_variate=True
+    )
+    slope = jax.jacrev(perturbed)
+    return lambda key, x: slope(x, key)
+
+
 # --- accuracy and macro-F1 of a batch: `(key, logits) -> (value, gradient)` -----------------------------
 
 
 def accuracy_plain(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """The plain algorithm for each example by itself."""
-    smoothed = esjax.smooth(
-        esjax.blocks.accuracy,
-        sigma=batch.sigma,
-        num_samples=num_samples,
-        sampler=esjax.samplers.iid,
-        baseline=esjax.baselines.none,
+    """The plain algorithm as one writes it, for each example by itself: g = Σ f_n σ ε_n / (σ² N)."""
+
+    def of_example(key: Any, logits: Array, label: Array) -> tuple[Array, Array]:
+        eps = jax.random.normal(key, (num_samples, logits.size))
+        hits = ((logits + batch.sigma * eps).argmax(-1) == label).astype(logits.dtype)
+        return hits.mean(), hits @ eps / (batch.sigma * num_samples)
+
+    def value_and_gradient(key: Any, logits: Array) -> tuple[Array, Array]:
+        values, slopes = jax.vmap(of_example)(jax.random.split(key, len(logits)), logits, batch.labels)
+        return values.mean(), slopes / len(logits)
+
+    return value_and_gradient
+
+
+def accuracy_iid(batch: Labelled, num_samples: int) -> ValueAndGradient:
+    """The plain algorithm by this library, for each example by itself."""
+    options: Any = {"sampler": esjax.samplers.iid, "baseline": esjax.baselines.none}
+    return _of_examples(
+        batch,
+        esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples, **options),
     )
 
+
+def accuracy_auto(batch: Labelled, num_samples: int) -> ValueAndGradient:
+    """This library's defaults for each example by itself."""
+    return _of_examples(
+        batch, esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples)
+    )
+
+
+def accuracy_optax(batch: Labelled, num_samples: int) -> ValueAndGradient:
+    """`optax.perturbations`, its defaults with normal noise, for each example by itself."""
+
+    def smoothed(key: Any, logits: Array, label: Array) -> Array:
+        block = partial(esjax.blocks.accuracy, label=label)
+        return _optax(block, num_samples, batch.sigma)(key, logits)
+
+    return _of_examples(batch, smoothed)
+
+
+def _of_examples(batch: Labelled, smoothed: Callable[[Any, Array, Array], Array]) -> ValueAndGradient:
     def value(logits: Array, key: Any) -> Array:
         keys = jax.random.split(key, batch.labels.size)
         return jax.vmap(smoothed)(keys, logits, batch.labels).mean()
@@ -82,14 +215,19 @@ def accuracy_exact(batch: Labelled) -> ValueAndGradient:
 
 def f1_sampled(batch: Labelled, num_samples: int, baseline: esjax.baselines.Baseline) -> ValueAndGradient:
     """Macro-F1 of a batch whose logits are all perturbed together."""
-
-    def fun(logits: Array) -> Array:
-        return _f1(batch, logits.argmax(-1))
-
     smoothed = esjax.smooth(
-        fun, sigma=batch.sigma, num_samples=num_samples, sampler=esjax.samplers.iid, baseline=baseline
+        partial(_f1_of_logits, batch),
+        sigma=batch.sigma,
+        num_samples=num_samples,
+        sampler=esjax.samplers.iid,
+        baseline=baseline,
     )
     return jax.value_and_grad(smoothed, argnums=1)
+
+
+def f1_optax(batch: Labelled, num_samples: int) -> ValueAndGradient:
+    """Macro-F1 of a batch by `optax.perturbations`, its defaults with normal noise."""
+    return jax.value_and_grad(_optax(partial(_f1_of_logits, batch), num_samples, batch.sigma), argnums=1)
 
 
 def f1_decided(batch: Labelled, num_samples: int, estimator: esjax.decisions.Estimator) -> ValueAndGradient:
@@ -102,6 +240,10 @@ def f1_decided(batch: Labelled, num_samples: int, estimator: esjax.decisions.Est
         estimator=estimator,
     )
     return jax.value_and_grad(smoothed, argnums=1)
+
+
+def _f1_of_logits(batch: Labelled, logits: Array) -> Array:
+    return _f1(batch, logits.argmax(-1))
 
 
 def _f1(batch: Labelled, predicted: Array) -> Array:

@@ -1,0 +1,136 @@
+"""Metrics of a batch of logits: accuracy, macro-F1, and a whole training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import esjax
+from esjax.benchmarks import measure, peers, problems, report
+from esjax.benchmarks.report import Claim, Row, Section, Table
+from esjax.train import models, objectives, step
+
+_EFFORT_QUICK, _EFFORT = measure.Effort(1, 3, 0.05), measure.Effort(1, 9, 0.3)
+
+
+def run(quick: bool) -> Section:
+    """Measures accuracy for several K, macro-F1, and a step of a CNN."""
+    tables: list[Table] = []
+    claims: list[Claim] = []
+    for part in (_accuracy, _macro_f1, _training_step):
+        more_tables, more_claims = part(quick)
+        tables += more_tables
+        claims += more_claims
+    return Section("Metrics of a batch", tables, claims, [])
+
+
+def _accuracy(quick: bool, num_samples: int = 256) -> tuple[list[Table], list[Claim]]:
+    tables, claims = [], []
+    sizes: list[tuple[int, int, int | None]] = [(256, 10, 20), (256, 1000, 50), (8, 32_768, None)]
+    for num_examples, num_classes, wanted in sizes[:1] if quick else sizes:
+        batch = problems.labelled(num_examples, num_classes)
+        functions = {
+            "plain": peers.accuracy_plain(batch, num_samples),
+            "esjax.smooth, iid, no baseline": peers.accuracy_iid(batch, num_samples),
+            "optax": peers.accuracy_optax(batch, num_samples),
+            "esjax.smooth": peers.accuracy_auto(batch, num_samples),
+            "esjax.exact": peers.accuracy_exact(batch),
+        }
+        title = (
+            f"Accuracy of {num_examples} examples, K = {num_classes:,}, each smoothed with N = {num_samples}"
+        )
+        num_repeats = 5 if num_classes > 10 else 20
+        found = measure.side_by_side(
+            functions,
+            batch.logits,
+            problems.accuracy_gradient(batch),
+            effort=_EFFORT_QUICK if quick else _EFFORT,
+            num_repeats=num_repeats,
+        )
+        tables.append(report.beside_each_other(title, found))
+        name = f"accuracy, K = {num_classes:,}"
+        claims.append(_effort_claim(name, found, "esjax.exact"))
+        if wanted:
+            ratio = found["plain"].cost.seconds / found["esjax.exact"].cost.seconds
+            claims.append(Claim(f"{name}: time of plain over exact's", ratio, wanted, at_most=False))
+    many = problems.labelled(8, 262_144)
+    compiled = jax.jit(peers.accuracy_exact(many)).lower(jax.random.key(0), many.logits).compile()
+    megabytes = measure.temporaries(compiled) / 2**20
+    claims.append(Claim("exact accuracy, K = 262,144, 8 examples: temporaries, MB", megabytes, 1000))
+    return tables, claims
+
+
+def _macro_f1(quick: bool, num_evaluations: int = 2560) -> tuple[list[Table], list[Claim]]:
+    batch = problems.labelled(256, 10, lead=1.5)
+    local, score = esjax.decisions.local_expectation, esjax.decisions.score
+    functions = {
+        "plain": peers.f1_sampled(batch, num_evaluations, esjax.baselines.none),
+        "optax": peers.f1_optax(batch, num_evaluations),
+        "leave-one-out": peers.f1_sampled(batch, num_evaluations, esjax.baselines.leave_one_out),
+        "decisions.score": peers.f1_decided(batch, num_evaluations, score),
+        "decisions.local_expectation": peers.f1_decided(batch, 1, local),
+    }
+    long_run = peers.f1_decided(batch, 200 if quick else 1000, local)
+    _, reference = jax.jit(long_run)(jax.random.key(1), batch.logits)
+    title = f"Macro-F1 of 256 examples, K = 10, {num_evaluations:,} evaluations (the last: 2,305)"
+    found = measure.side_by_side(
+        functions,
+        batch.logits,
+        reference,
+        effort=_EFFORT_QUICK if quick else _EFFORT,
+        num_repeats=10 if quick else 40,
+    )
+    claims = [
+        _effort_claim("macro-F1", found, "decisions.local_expectation"),
+        Claim(
+            "macro-F1: squared error, local_expectation", found["decisions.local_expectation"].error[0], 0.02
+        ),
+        Claim("macro-F1: squared error, score", found["decisions.score"].error[0], 0.4),
+    ]
+    return [report.beside_each_other(title, found)], claims
+
+
+def _effort_claim(name: str, found: dict[str, measure.Compared], ours: str) -> Claim:
+    ratio = found["optax"].effort / found[ours].effort
+    return Claim(f"{name}: error² × time of optax over {ours}'s", ratio, 1e4, at_most=False)
+
+
+def _training_step(quick: bool) -> tuple[list[Table], list[Claim]]:
+    """Times a step of the CNN on 128 images for each objective."""
+    images = np.random.RandomState(0).rand(128, 28, 28, 1).astype(np.float32)
+    labels = np.arange(128, dtype=np.int32) % 10
+    sampled = esjax.smooth(esjax.blocks.accuracy, sigma=1.0, num_samples=64)
+
+    def exact(key: Any, logits: jax.Array, labels: jax.Array) -> objectives.Result:
+        del key
+        return -esjax.exact.accuracy(logits, labels, 1.0).mean(), None
+
+    chosen: dict[str, objectives.Objective] = {
+        "cross-entropy": objectives.cross_entropy,
+        "accuracy, 64 samples": objectives.per_example(sampled),
+        "accuracy, exact": exact,
+    }
+    steps: dict[str, Callable[..., Any]] = {}
+    for name, objective in chosen.items():
+        network = models.NETWORKS["cnn"]((28, 28, 1), 10, rngs=nnx.Rngs(0))
+        trainer, state = step.make_trainer(network, objective, optax.adam(1e-3))
+        steps[name] = trainer.step
+    effort = _EFFORT_QUICK if quick else _EFFORT
+    found = measure.costs(steps, state, (images, labels), jax.random.key(0), effort=effort)
+    base = found["cross-entropy"].seconds
+    rows: list[Row] = [
+        {
+            "": name,
+            "ms": (1e3 * cost.seconds, 1e3 * cost.seconds * cost.spread),
+            "over cross-entropy's": cost.seconds / base,
+        }
+        for name, cost in found.items()
+    ]
+    claims = [
+        Claim(f"step of a CNN, {name}: time over cross-entropy's", found[name].seconds / base, wanted)
+        for name, wanted in (("accuracy, 64 samples", 1.3), ("accuracy, exact", 1.1))
+    ]
+    return [Table("A training step of the CNN, 128 images", rows)], claims

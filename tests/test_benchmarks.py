@@ -1,0 +1,155 @@
+"""The references, baselines and adapters that figures are measured with, and how they are reported."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esjax
+from esjax.benchmarks import __main__ as command
+from esjax.benchmarks import (
+    black_boxes,
+    measure,
+    peers,
+    plots,
+    problems,
+    references,
+    report,
+    sorting,
+    strategies,
+)
+
+X = np.array([0.3, -0.6, 0.9], np.float32)
+
+
+def _assert_mean_is(draws, wanted):
+    error = draws.std(0, ddof=1) / len(draws) ** 0.5
+    assert (np.abs(draws.mean(0) - wanted) < 4 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("noise", references.LAWS)
+def test_jacobian_of_sort_is_the_chance_of_each_position(noise):
+    eps = references.LAWS[noise].rvs(size=(20_000, 3), random_state=np.random.RandomState(0))
+    positions = (X + 0.7 * eps).argsort(-1)
+    hits = (positions[:, :, None] == np.arange(3)).astype(float)
+    _assert_mean_is(hits, references.sort_jacobian(X.astype(float), 0.7, references.LAWS[noise]))
+
+
+@pytest.mark.parametrize("noise", references.LAWS)
+def test_jacobian_of_rank_is_the_slope_of_chances(noise):
+    law = references.LAWS[noise]
+    jacobian = references.rank_jacobian(X.astype(float), 0.7, law)
+    u = law.ppf((np.arange(200_000) + 0.5) / 200_000)
+
+    def chance_below(x, i, j):  # P(item j is below item i)
+        return law.cdf(u + (x[i] - x[j]) / 0.7).mean()
+
+    step = 1e-3
+    for i in range(3):
+        for j in set(range(3)) - {i}:
+            up, down = X.astype(float), X.astype(float)
+            up[j], down[j] = up[j] + step, down[j] - step
+            slope = (chance_below(up, i, j) - chance_below(down, i, j)) / (2 * step)
+            np.testing.assert_allclose(jacobian[i, j], slope, rtol=1e-2)
+    np.testing.assert_allclose(jacobian.sum(1), 0, atol=1e-12)
+
+
+def test_there_are_24_strategies_and_those_at_random_points_are_unbiased():
+    assert len({strategy.name for strategy in strategies.ALL}) == 24
+    exact = references.sort_jacobian(X.astype(float), 0.7, references.LAWS["normal"])
+    for strategy in strategies.ALL:
+        if "rqmc" in strategy.name or strategy.name.startswith("mc"):
+            random = np.random.default_rng(1)
+            draws = np.array(
+                [
+                    strategies.jacobian(strategy, np.sort, esjax.noise.normal, 0.7, 64, random, X)
+                    for _ in range(200)
+                ]
+            )
+            if "leave-one-out" in strategy.name and not strategy.name.startswith("mc, leave"):
+                continue  # its baseline depends on points that depend on each other
+            _assert_mean_is(draws, exact)
+
+
+@pytest.mark.parametrize("name", black_boxes.PEERS)
+def test_every_peer_estimates_the_gradient_of_the_reference(name):
+    problem = problems.rank_correlation(10)
+    call = jax.jit(black_boxes.PEERS[name](problem, 64))
+    draws = [call(key, problem.x) for key in jax.random.split(jax.random.key(0), 400)]
+    _assert_mean_is(np.array([gradient for _, gradient in draws], float), np.asarray(problem.gradient))
+
+
+@pytest.mark.parametrize("noise", ["normal", "gumbel"])
+@pytest.mark.parametrize("name", ["esjax_jacobian", "optax_jacobian", "jaxopt_jacobian"])
+def test_every_peer_estimates_the_jacobian_of_the_reference(name, noise):
+    call = jax.jit(getattr(peers, name)(jnp.sort, noise, 0.7, 64))
+    draws = np.array([call(key, jnp.asarray(X)) for key in jax.random.split(jax.random.key(0), 300)], float)
+    _assert_mean_is(draws, references.sort_jacobian(X.astype(float), 0.7, references.LAWS[noise]))
+
+
+def test_estimates_of_a_batch_have_the_mean_of_the_closed_form():
+    batch = problems.labelled(4, 3)
+    exact = problems.accuracy_gradient(batch)
+    for peer in (peers.accuracy_plain, peers.accuracy_iid, peers.accuracy_auto, peers.accuracy_optax):
+        call = jax.jit(peer(batch, 64))
+        draws = [call(key, batch.logits)[1] for key in jax.random.split(jax.random.key(0), 200)]
+        _assert_mean_is(np.array(draws, float), exact)
+
+
+def test_dijkstra_finds_the_paths_of_the_reference():
+    random = np.random.RandomState(0)
+    for _ in range(20):
+        true, predicted = (random.rand(5, 5).astype(np.float32) + 0.1 for _ in range(2))
+        found = problems._dijkstra_cost(true, predicted.ravel())
+        wanted = jax.jit(problems.path_cost)(jnp.asarray(predicted), jnp.asarray(true))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_ranks_of_rows_are_those_of_vectors():
+    rows = np.random.RandomState(0).randn(6, 4).astype(np.float32)
+    for block in sorting.BLOCKS.values():
+        np.testing.assert_array_equal(block.of_rows(rows), jax.vmap(block.fun)(rows))
+
+
+def test_claims_say_whether_they_are_met(tmp_path):
+    claims = [
+        report.Claim("a", 1.0, 2.0),
+        report.Claim("b", 3.0, 2.0),
+        report.Claim("c", 3.0, 2.0, at_most=False),
+        report.Claim("d", float("nan"), 2.0),
+    ]
+    assert [claim.met for claim in claims] == [True, False, True, False]
+    table = report.Table("T", [{"": "x", "ms": (1.25, 0.1), "n": 3}])
+    curve = report.Curve("N", "ms", "esjax", [1.0, 1000.0], [2.0, 3.0])
+    section = report.Section("S", [table], claims, [curve])
+    text = report.markdown(section)
+    assert "| x | 1.25 ± 0.1 | 3 |" in text
+    assert "2 of 4 claims met" in text and "| red | d | nan | at most 2 |" in text
+    report.save(tmp_path / "new", [section])
+    saved = json.loads((tmp_path / "new" / "benchmarks.json").read_text())
+    assert saved["sections"][0]["claims"][0]["met"] is True
+    assert jax.__version__ in (tmp_path / "new" / "benchmarks.md").read_text()
+    plots.draw(tmp_path / "curves.png", [curve], "title")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_exponents_and_errors_are_what_they_say():
+    assert measure.exponent([1.0, 2.0, 8.0], [3.0, 12.0, 192.0]) == pytest.approx(2)
+    errors = measure.relative_errors(lambda key: jnp.array([3.0, 8.0]), np.array([3.0, 4.0]), num_repeats=2)
+    np.testing.assert_allclose(errors, [0.8, 0.8])
+
+
+def test_costs_are_of_the_functions_that_were_given():
+    effort = measure.Effort(1, 1, 0.0)
+    found = measure.side_by_side(
+        {"one": lambda key, x: (x.sum(), 2 * x)}, jnp.ones(3), np.ones(3), effort=effort, num_repeats=2
+    )["one"]
+    assert found.error == (1.0, 0.0)
+    assert found.effort == found.cost.seconds > 0
+
+
+def test_a_section_that_is_none_is_refused():
+    with pytest.raises(SystemExit, match="--only speed is no section; choose from batches"):
+        command.main(command.Options(only=("speed",)))
