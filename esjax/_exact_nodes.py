@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import interpolate, special
 
 Array = jax.Array
 
@@ -36,6 +35,8 @@ _MIDDLE = 3.0
 @lru_cache
 def _mills_coefficients(degree: int) -> tuple[float, ...]:
     """Returns, highest power first, P with exp(a²/2) Φ(−a) = P((a − 3) / (a + 3)) / (a + 3)."""
+    from scipy import special  # here and below, because it takes longer to import than all of esjax
+
     x = np.polynomial.chebyshev.chebpts1(degree + 1)
     a = _MIDDLE * (1 + x) / (1 - x)
     target = special.erfcx(a / math.sqrt(2)) / 2 * (a + _MIDDLE)
@@ -119,6 +120,8 @@ def windows(num_classes: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     With one rival there, or all of them: these two bound the place where the integrands
     φ(u) g(u), φ(u) G(u) and Φ(u) g(u) live, G and g being distribution and density of the best rival.
     """
+    from scipy import special
+
     u = np.linspace(-40, 45, 6801)
     log_normal = special.log_ndtr(u), -u * u / 2 - math.log(2 * math.pi) / 2
     ends = []
@@ -189,6 +192,8 @@ def label_window(t: Array) -> Array:
 @lru_cache
 def _spline(num_scouts: int, per_scout: int) -> np.ndarray:
     """Returns the matrix (scouts, fine grid) of cubic spline interpolation."""
+    from scipy import interpolate
+
     scouts = np.arange(num_scouts)
     fine = np.arange((num_scouts - 1) * per_scout + 1) / per_scout
     return interpolate.CubicSpline(scouts, np.eye(num_scouts))(fine).T
