@@ -25,6 +25,10 @@ Points = Callable[[np.random.Generator, int, int], Array]  # (N, n) -> (N or a l
 Covariate = Callable[[Array, Array], Array]  # (values (N, m), value at x (m,)) -> what is left of the values
 
 
+_INSIDE = 2.0**-24
+"""How near points may come to 0 and 1, so that no ε is infinite in float32."""
+
+
 class Strategy(NamedTuple):
     """One of the 24."""
 
@@ -43,7 +47,8 @@ def jacobian(
     x: Array,
 ) -> Array:
     """Returns an estimate (m, n) of the Jacobian of E[fun(x + σ ε)], fun: (..., n) → (..., m) in NumPy."""
-    eps = noise.icdf(jnp.asarray(strategy.points(random, num_samples, x.size)))
+    points = strategy.points(random, num_samples, x.size)
+    eps = noise.icdf(jnp.clip(jnp.asarray(points, jnp.float32), _INSIDE, 1 - _INSIDE))
     left = strategy.covariate(fun(x + sigma * np.asarray(eps)), fun(x))
     return left.T @ np.asarray(noise.score(eps)) / (len(eps) * sigma)
 
@@ -51,13 +56,8 @@ def jacobian(
 # --- points ---------------------------------------------------------------------------------------------
 
 
-def _uniform(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Returns uniform numbers, neither 0 nor 1."""
-    return random.random(shape, np.float32) + np.float32(2.0**-25)
-
-
 def _mc(random: np.random.Generator, num_samples: int, dim: int) -> Array:
-    return _uniform(random, (num_samples, dim))
+    return random.random((num_samples, dim))
 
 
 def _strata(random: np.random.Generator, num_samples: int, dim: int) -> Array:
@@ -69,7 +69,7 @@ def _qmc(random: np.random.Generator, num_samples: int, dim: int) -> Array:
 
 
 def _rqmc(random: np.random.Generator, num_samples: int, dim: int) -> Array:
-    return (_strata(random, num_samples, dim) + _uniform(random, (num_samples, dim))) / num_samples
+    return (_strata(random, num_samples, dim) + random.random((num_samples, dim))) / num_samples
 
 
 def _cells(num_samples: int, dim: int) -> tuple[Array, int]:
@@ -86,7 +86,7 @@ def _cartesian_qmc(random: np.random.Generator, num_samples: int, dim: int) -> A
 
 def _cartesian_rqmc(random: np.random.Generator, num_samples: int, dim: int) -> Array:
     corners, num_cells = _cells(num_samples, dim)
-    return (corners + _uniform(random, corners.shape)) / num_cells
+    return (corners + random.random(corners.shape)) / num_cells
 
 
 def _antithetic_halves(points: Points) -> Points:
