@@ -58,12 +58,18 @@ def _is_served(key: Any, shape: tuple[int, ...], dtype: Any) -> bool:
 def _from_bits(key: Any, shape: tuple[int, ...]) -> Array:
     """Returns floats in [0, 1), from the 23 upper bits of each word."""
     words = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
-    bits = jax.lax.platform_dependent(
-        words, cpu=partial(_bits_of_cpu, math.prod(shape)), default=partial(_bits_of_jax, math.prod(shape))
-    )
+    bits = _bits(math.prod(shape), words)
     exponent_of_one = np.uint32(0x3F800000)
     floats = jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | exponent_of_one, jnp.float32)
     return (floats - 1).reshape(shape)
+
+
+@partial(jax.jit, static_argnums=0)
+def _bits(size: int, words: Array) -> Array:
+    """Returns (size,) uint32 of a key's two words."""
+    return jax.lax.platform_dependent(
+        words, cpu=partial(_bits_of_cpu, size), default=partial(_bits_of_jax, size)
+    )
 
 
 def _bits_of_jax(size: int, words: Array) -> Array:
@@ -71,7 +77,7 @@ def _bits_of_jax(size: int, words: Array) -> Array:
 
 
 def _bits_of_cpu(size: int, words: Array) -> Array:
-    """Returns (size,) uint32 of a key's two words: `_hashed`, kept apart from what uses it.
+    """Returns `_hashed` of one key, or under `jax.vmap` of many, kept apart from what uses it.
 
     XLA takes integer operations to be cheap, and would hash once more for each operation that uses the
     bits. It does not merge branches with what is around them, nor see that this one is always taken.
