@@ -127,10 +127,10 @@ def test_claims_say_whether_they_are_met(tmp_path):
     text = report.markdown(section)
     assert "| x | 1.25 ± 0.1 | 3 |" in text
     assert "2 of 4 claims met" in text and "| red | d | nan | at most 2 |" in text
-    report.save(tmp_path / "new", [section])
-    saved = json.loads((tmp_path / "new" / "benchmarks.json").read_text())
+    report.save(tmp_path, [section])
+    saved = json.loads((tmp_path / "benchmarks.json").read_text())
     assert saved["sections"][0]["claims"][0]["met"] is True
-    assert jax.__version__ in (tmp_path / "new" / "benchmarks.md").read_text()
+    assert jax.__version__ in (tmp_path / "benchmarks.md").read_text()
     plots.draw(tmp_path / "curves.png", [curve], "title")
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
@@ -153,3 +153,9 @@ def test_costs_are_of_the_functions_that_were_given():
 def test_a_section_that_is_none_is_refused():
     with pytest.raises(SystemExit, match="--only speed is no section; choose from batches"):
         command.main(command.Options(only=("speed",)))
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"--out .*file cannot be a folder: File exists; name another"):
+        command.main(command.Options(out=tmp_path / "file"))

@@ -103,8 +103,7 @@ def claims(found: list[Claim]) -> str:
 
 
 def save(folder: Path, sections: list[Section]) -> None:
-    """Writes `benchmarks.md` and `benchmarks.json` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `benchmarks.md` and `benchmarks.json` into a folder that exists."""
     where = environment()
     head = ", ".join(f"{name} {value}" for name, value in where.items())
     (folder / "benchmarks.md").write_text("\n".join([f"{head}\n", *map(markdown, sections)]))
