@@ -8,8 +8,8 @@ off the values: J = (1/N) Σ_n (f_n − b_n) s(ε_n)ᵀ / σ. Eight ways, each w
 - `cartesian qmc`, `cartesian rqmc`: a grid of ⌊N^(1/n)⌋ cells along each of n axes, likewise;
 - `mc`, `rqmc` and `cartesian rqmc` antithetic: half of the points mirrored at the centre of the cube.
 
-The points at the middles are symmetric already, and the estimate with them is biased. Which eight ways make up
-the paper's 24 strategies is our reading of it; antithetic cells here use all N evaluations.
+The points at the middles are symmetric already, and the estimate with them is biased. Which eight ways make
+up the paper's 24 strategies is our reading of it; antithetic cells here use all N evaluations.
 """
 
 import math
