@@ -10,7 +10,7 @@ PAIRS = {"uniform": (_random.uniform, jax.random.uniform), "normal": (_random.no
 
 
 @pytest.mark.parametrize("key", [jax.random.key(7), jax.random.PRNGKey(2**31), jax.random.key(0, impl="rbg")])
-@pytest.mark.parametrize("shape", [(), (0, 3), (3, 5), (4, 1, 333)])
+@pytest.mark.parametrize("shape", [(), (255,), (256,), (4, 1, 333), (300, 300)])
 @pytest.mark.parametrize("name", PAIRS)
 def test_draws_are_those_of_jax(name, shape, key):
     ours, jaxs = PAIRS[name]
@@ -67,4 +67,6 @@ def test_draws_outside_jit_compile_once():
         compiled = []
         patch.setattr("jax._src.interpreters.pxla.logger.log", lambda *args: compiled.append(args))
         _random.normal(key, (2000,), np.float32)
-    assert not compiled
+        assert not compiled
+        _random.normal(key, (2003,), np.float32)
+        assert compiled  # else nothing was watched

@@ -15,7 +15,7 @@ PEERS: dict[str, peers.Peer] = {
     "esjax": peers.auto,
 }
 _SMALL = (10, 100)
-_JAXOPT_LIMIT = 200  # it multiplies N × D by N × D
+_LARGE = 1000  # from this D on, measured less often
 
 
 def run(quick: bool) -> Section:
@@ -58,12 +58,8 @@ def run(quick: bool) -> Section:
 
 def _compare(problem: Problem, quick: bool) -> tuple[str, dict[str, measure.Compared]]:
     """Returns the table's title, and what was found of each peer."""
-    large = problem.x.size > _JAXOPT_LIMIT
-    functions = {
-        name: peer(problem, problem.num_samples)
-        for name, peer in PEERS.items()
-        if name != "jaxopt" or not large
-    }
+    large = problem.x.size > _LARGE
+    functions = {name: peer(problem, problem.num_samples) for name, peer in PEERS.items()}
     num_repeats = 5 if large else 30 if quick else 200
     effort = measure.Effort(1, 3 if quick or large else 9, 0.05 if quick else 0.2)
     title = f"{problem.name}, N = {problem.num_samples:,}; errors are means of {num_repeats} keys"

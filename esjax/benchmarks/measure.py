@@ -1,7 +1,6 @@
 """What is measured: errors against exact gradients, times in turn, memory by XLA and by the system."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from esjax.train import tables
 
 
 class Effort(NamedTuple):
@@ -83,7 +84,7 @@ def side_by_side(
     found = {}
     for name, cost in costs(functions, jax.random.key(0), x, effort=effort).items():
         squares = relative_errors(_second(cost.call), reference, x, num_repeats=num_repeats) ** 2
-        found[name] = Compared((float(squares.mean()), float(squares.std() / num_repeats**0.5)), cost)
+        found[name] = Compared(tables.mean_and_error(squares), cost)
     return found
 
 
@@ -164,4 +165,6 @@ def _peak() -> int:
     status = Path("/proc/self/status")
     if status.exists():  # Linux: the other figure would be that of the parent, where it is larger
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    import resource  # which Windows does not have
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

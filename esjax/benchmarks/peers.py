@@ -74,18 +74,11 @@ def _optax(fun: Callable[..., Any], num_samples: int, sigma: float, **options: A
 
 
 def jaxopt_normal(problem: Problem, num_samples: int) -> ValueAndGradient:
-    """`jaxopt.perturbations` with normal noise and its control variate.
-
-    It takes functions of as many outputs as inputs only: the block's value is padded with zeros.
-    """
-
-    def padded(x: Array) -> Array:
-        return jnp.zeros_like(x).at[0].set(problem.fun(x))
-
-    perturbed = jaxopt_perturbations.make_perturbed_argmax(
-        padded, num_samples, problem.sigma, jaxopt_perturbations.Normal(), control_variate=True
+    """`jaxopt.perturbations` with normal noise and its control variate, which is f(x)."""
+    perturbed = jaxopt_perturbations.make_perturbed_fun(
+        problem.fun, num_samples, problem.sigma, jaxopt_perturbations.Normal(), control_variate=True
     )
-    return jax.value_and_grad(lambda key, x: perturbed(x, key)[0], argnums=1)
+    return jax.value_and_grad(lambda key, x: perturbed(x, key), argnums=1)
 
 
 def open_es(problem: Problem, num_samples: int) -> ValueAndGradient:

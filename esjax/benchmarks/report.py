@@ -14,7 +14,7 @@ from esjax.benchmarks.measure import Compared
 from esjax.train import tables
 
 Row = dict[str, Any]
-"""Cells by the titles of their columns: text, a number, or (mean, standard error)."""
+"""Cells by the titles of their columns: text, a number, or a pair that is shown as the one ± the other."""
 
 
 class Table(NamedTuple):
@@ -63,7 +63,7 @@ def beside_each_other(title: str, found: dict[str, Compared]) -> Table:
         {
             "": name,
             "relative squared error": error,
-            "ms": (1e3 * cost.seconds, 1e3 * cost.seconds * cost.spread),
+            "median ms ± spread": (1e3 * cost.seconds, 1e3 * cost.seconds * cost.spread),
             "error² × ms": 1e3 * error[0] * cost.seconds,
             "temporaries, MB": cost.temporaries / 2**20,
             "compile, s": cost.compile_seconds,
@@ -106,7 +106,9 @@ def save(folder: Path, sections: list[Section]) -> None:
     """Writes `benchmarks.md` and `benchmarks.json` into a folder that exists."""
     where = environment()
     head = ", ".join(f"{name} {value}" for name, value in where.items())
-    (folder / "benchmarks.md").write_text("\n".join([f"{head}\n", *map(markdown, sections)]))
+    (folder / "benchmarks.md").write_text(
+        "\n".join([f"{head}\n", *map(markdown, sections)]), encoding="utf-8"
+    )
     found = {
         "environment": where,
         "sections": [
@@ -119,7 +121,7 @@ def save(folder: Path, sections: list[Section]) -> None:
             for section in sections
         ],
     }
-    (folder / "benchmarks.json").write_text(json.dumps(found, indent=1))
+    (folder / "benchmarks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _table(table: Table) -> str:
