@@ -114,6 +114,16 @@ def test_ranks_of_rows_are_those_of_vectors():
         np.testing.assert_array_equal(block.of_rows(rows), jax.vmap(block.fun)(rows))
 
 
+@pytest.mark.parametrize("name", sorting.BLOCKS)
+def test_errors_of_all_strategies_are_measured(name):
+    block = sorting.BLOCKS[name]
+    exact = block.jacobian(X.astype(float), 1.0, references.LAWS["gumbel"])
+    found = sorting._errors_of_strategies(block, "gumbel", [X], [exact], 5)
+    assert list(found) == [strategy.name for strategy in strategies.ALL]
+    assert all(0 < mean < 0.5 and error >= 0 for mean, error in found.values())
+    assert found["cartesian qmc, none"][1] == pytest.approx(0, abs=1e-12)  # a fixed grid
+
+
 def test_claims_say_whether_they_are_met(tmp_path):
     claims = [
         report.Claim("a", 1.0, 2.0),

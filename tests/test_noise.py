@@ -7,15 +7,9 @@ import pytest
 from scipy import stats
 
 from esjax import _random, noise
+from esjax.benchmarks import references
 
-ORACLES = {
-    "normal": stats.norm(),
-    "logistic": stats.logistic(),
-    "laplace": stats.laplace(),
-    "gumbel": stats.gumbel_r(loc=-np.euler_gamma),
-    "cauchy": stats.cauchy(),
-    "triangular": stats.triang(0.5, loc=-1, scale=2),
-}
+ORACLES = references.LAWS
 MEANS_AND_VARIANCES = {
     "normal": (0, 1),
     "logistic": (0, np.pi**2 / 3),

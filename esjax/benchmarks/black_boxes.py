@@ -73,23 +73,24 @@ def _error_curves(quick: bool, dim: int = 100) -> list[Curve]:
     counts = [128, 2048] if quick else [128, 256, 512, 1024, 2048, 4096, 8192]
     effort = measure.Effort(1, 3, 0.02 if quick else 0.1)
     problem = problems.rounding(dim)
+    names = ("plain", "optax", "evosax, OpenES", "esjax")
+    found = [
+        measure.side_by_side(
+            {name: PEERS[name](problem, count) for name in names},
+            problem.x,
+            problem.gradient,
+            effort=effort,
+            num_repeats=20 if quick else 50,
+        )
+        for count in counts
+    ]
     curves = []
-    for name in ("plain", "optax", "evosax, OpenES", "esjax"):
-        found = [
-            measure.side_by_side(
-                {name: PEERS[name](problem, count)},
-                problem.x,
-                problem.gradient,
-                effort=effort,
-                num_repeats=20 if quick else 50,
-            )[name]
-            for count in counts
-        ]
+    for name in names:
+        errors = [one[name].error[0] for one in found]
         axes = {
             "evaluations": [float(count) for count in counts],
-            "ms": [1e3 * one.cost.seconds for one in found],
+            "ms": [1e3 * one[name].cost.seconds for one in found],
         }
-        errors = [one.error[0] for one in found]
         curves += [
             Curve(f"{label}, {problem.name}", "relative squared error", name, xs, errors)
             for label, xs in axes.items()

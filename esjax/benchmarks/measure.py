@@ -44,15 +44,25 @@ class Cost(NamedTuple):
     temporaries: int
     call: Callable[..., Any]
 
+    @property
+    def milliseconds(self) -> tuple[float, float]:
+        """Median and spread of a call, for a table."""
+        return 1e3 * self.seconds, 1e3 * self.seconds * self.spread
+
 
 def relative_errors(
     gradient: Callable[..., jax.Array], reference: Any, *args: Any, num_repeats: int
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Returns ‖g − ∇F‖ / ‖∇F‖ of `gradient(key, *args)`, compiled, for independent keys, (num_repeats,)."""
-    exact = np.asarray(reference, np.float64).ravel()
     keys = jax.random.split(jax.random.key(0), num_repeats)
-    draws = (np.asarray(gradient(key, *args), np.float64).ravel() for key in keys)
-    return np.array([np.linalg.norm(draw - exact) / np.linalg.norm(exact) for draw in draws])
+    return np.array([relative_error(gradient(key, *args), reference) for key in keys])
+
+
+def relative_error(estimate: Any, reference: Any) -> float:
+    """Returns ‖g − ∇F‖ / ‖∇F‖ of arrays of any shape."""
+    exact = np.asarray(reference, np.float64).ravel()
+    away = np.asarray(estimate, np.float64).ravel() - exact
+    return float(np.linalg.norm(away) / np.linalg.norm(exact))
 
 
 class Compared(NamedTuple):

@@ -68,8 +68,10 @@ def optax_no_baseline(problem: Problem, num_samples: int) -> ValueAndGradient:
     return jax.value_and_grad(perturbed, argnums=1)
 
 
-def _optax(fun: Callable[..., Any], num_samples: int, sigma: float, **options: Any) -> Callable[..., Any]:
-    noise = options.pop("noise", perturbations.Normal())
+def _optax(
+    fun: Callable[..., Any], num_samples: int, sigma: float, *, noise: Any = None, **options: Any
+) -> Callable[..., Any]:
+    noise = noise or perturbations.Normal()
     return perturbations.make_perturbed_fun(fun, num_samples, sigma, noise, **options)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from scipy import stats
 
 LAWS: dict[str, Any] = {
-    "normal": stats.norm,
-    "logistic": stats.logistic,
-    "laplace": stats.laplace,
+    "normal": stats.norm(),
+    "logistic": stats.logistic(),
+    "laplace": stats.laplace(),
     "gumbel": stats.gumbel_r(loc=-np.euler_gamma),
-    "cauchy": stats.cauchy,
+    "cauchy": stats.cauchy(),
     "triangular": stats.triang(0.5, -1, 2),
 }
 """SciPy's distributions for the members of `esjax.noise`."""

@@ -63,7 +63,7 @@ def beside_each_other(title: str, found: dict[str, Compared]) -> Table:
         {
             "": name,
             "relative squared error": error,
-            "median ms ± spread": (1e3 * cost.seconds, 1e3 * cost.seconds * cost.spread),
+            "median ms ± spread": cost.milliseconds,
             "error² × ms": 1e3 * error[0] * cost.seconds,
             "temporaries, MB": cost.temporaries / 2**20,
             "compile, s": cost.compile_seconds,
