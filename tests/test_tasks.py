@@ -99,7 +99,7 @@ def test_a_task_ends_with_table_verdict_and_picture(tmp_path, capsys, monkeypatc
 def test_yeast_compares_three_methods(monkeypatch):
     monkeypatch.setattr(yeast, "_LOGISTIC", frame.grid(hidden=(0,), decay=(1.0,)))
     monkeypatch.setattr(yeast, "_ON_F1", frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
-    plain, tuned, ours = TASKS["yeast"]().compare(0).values()
+    plain, tuned, ours = TASKS["yeast"](None).compare(0).values()
     assert plain < tuned and ours > 0.44
 
 
@@ -108,3 +108,5 @@ def test_wrong_input_is_said_in_one_line(tmp_path, capsys):
     assert "seeds=1 must be >= 2" in capsys.readouterr().err
     assert cli.main(["task", "survival", "--out", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert cli.main(["task", "survival", "--data", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert "ship in a package" in capsys.readouterr().err

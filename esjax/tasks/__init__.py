@@ -1,9 +1,25 @@
 """Metrics trained on real data, beside what a practitioner would do (extra `tasks`): `esjax task NAME`."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from esjax.tasks import survival, yeast
 from esjax.tasks.frame import Task
 
-TASKS: dict[str, Callable[[], Task]] = {"survival": survival.task, "yeast": yeast.task}
-"""Makers of the tasks, by the names that the command line knows."""
+
+def _shipped(task: Callable[[], Task]) -> Callable[[Path | None], Task]:
+    """Makes a maker that takes no data from elsewhere, since a package ships them."""
+
+    def maker(data: Path | None) -> Task:
+        if data is not None:
+            raise ValueError(f"data={data}: the data of this task ship in a package; leave the option out")
+        return task()
+
+    return maker
+
+
+TASKS: dict[str, Callable[[Path | None], Task]] = {
+    "survival": _shipped(survival.task),
+    "yeast": _shipped(yeast.task),
+}
+"""Makers of the tasks, of where their data are, by the names that the command line knows."""

@@ -226,6 +226,7 @@ def _learn_cartpole(config: RLConfig) -> None:
 def do_task(
     name: tyro.conf.Positional[Literal["survival", "yeast"]],
     *,
+    data: Path | None = None,
     seeds: int | None = None,
     out: Path | None = None,
 ) -> Work:
@@ -233,6 +234,7 @@ def do_task(
 
     Args:
         name: survival (concordance on GBSG2) or yeast (macro-F1 of 14 labels).
+        data: Where the data are, where no package ships them. None: where the task looks first.
         seeds: Splits of the data, at least 2. None: as many as tell the methods apart.
         out: New folder for table, numbers and picture. None: one in runs/ named by the time.
     """
@@ -242,7 +244,7 @@ def do_task(
         raise ValueError(f"seeds={seeds} must be >= 2, for a standard error")
     path = out or _new_path(name)
     folder.check_new(path)
-    task = TASKS[name]()
+    task = TASKS[name](data)
     return partial(_do_task, task, seeds or task.seeds, path)
 
 
