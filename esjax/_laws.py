@@ -118,14 +118,15 @@ def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
 # --- rankings ----------------------------------------------------------------------------------------
 
 
-def plackett_luce(x: Array, sigma: Array) -> Law:
-    """Returns the law of the order (..., n), best first, of items with scores x + σ ε, Gumbel ε.
+def plackett_luce(x: Array, sigma: Array, k: int) -> Law:
+    """Returns the law of the k best of the items (..., k), best first, by scores x + σ ε, Gumbel ε.
 
     x is (..., n), σ (...). Its coordinates are the items' perturbed scores z: given those of the others, an
     item's place among them has chances that its own distribution function knows. An outcome is
     (z, order), both (B, n).
     """
-    shape, size = x.shape, x.shape[-1]
+    size = x.shape[-1]
+    shape = (*x.shape[:-1], k)
     scores = x.reshape(-1, size)
     scale = sigma.reshape(-1, 1)
     count = scores.shape[0]
@@ -137,8 +138,14 @@ def plackett_luce(x: Array, sigma: Array) -> Law:
         return z, jnp.argsort(z, axis=-1, descending=True).astype(jnp.int32)
 
     def log_prob(order: Array) -> Array:
-        s = jnp.take_along_axis(scores / scale, order.reshape(count, size), 1)
-        return (s - jax.lax.cumlogsumexp(s, axis=1, reverse=True)).sum()
+        s, best = scores / scale, order.reshape(count, k)
+        found = jnp.take_along_axis(s, best, 1)
+        left = found  # what the winner of each place has won against, from the last place on
+        if k < size:
+            is_best = jnp.zeros(s.shape, bool).at[jnp.arange(count)[:, None], best].set(True)
+            others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, s), axis=1, keepdims=True)
+            left = jnp.concatenate([found, others], 1)
+        return (found - jax.lax.cumlogsumexp(left, axis=1, reverse=True)[:, :k]).sum()
 
     def log_likelihood(outcome: tuple[Array, Array]) -> Array:
         gap = (outcome[0] - scores) / scale
@@ -155,19 +162,19 @@ def plackett_luce(x: Array, sigma: Array) -> Law:
         of_rest = places - (places > new).astype(jnp.int32)
         source = of_rest + (of_rest >= place).astype(jnp.int32)
         moved = jnp.where(places == new, item, order[row][jnp.minimum(source, size - 1)])
-        return order.at[row].set(moved).reshape(shape)
+        return order.at[row].set(moved)[:, :k].reshape(shape)
 
     def outcomes() -> np.ndarray:
-        orders = np.array(list(itertools.permutations(range(size))), np.int32)
+        orders = np.array(list(itertools.permutations(range(size), k)), np.int32)
         grid = np.unravel_index(np.arange(len(orders) ** count), (len(orders),) * count)
         return orders[np.stack(grid, -1)].reshape(-1, *shape)
 
     return Law(
         num_coordinates=count * size,
         num_alternatives=size,
-        log_num_outcomes=count * math.lgamma(size + 1),
+        log_num_outcomes=count * (math.lgamma(size + 1) - math.lgamma(size - k + 1)),
         draw=draw,
-        decisions=lambda outcome: outcome[1].reshape(shape),
+        decisions=lambda outcome: outcome[1][:, :k].reshape(shape),
         prob=lambda order: jnp.exp(log_prob(order)),
         log_prob=log_prob,
         probs=probs,

@@ -55,12 +55,14 @@ def threshold(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     return _laws.categorical(_laws.both(x, sigma, noise or _noise.normal))
 
 
-def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
-    """Ranks items by their perturbed scores: x (..., n) → the items' indices, best first, (..., n) int32.
+def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int | None = None) -> Law:
+    """Ranks items by their perturbed scores: x (..., n) → the k best's indices, best first, (..., k) int32.
 
     With Gumbel noise, the only one supported, this is the Plackett–Luce law:
-    log p(order) = Σ_r (s_r − log Σ_{q ≥ r} exp s_q), s = x / σ in that order (Plackett 1975; Yellott 1977).
-    The place of each item is `jnp.argsort(order)`.
+    log p(order) = Σ_{r ≤ k} (s_r − log Σ_{q ≥ r} exp s_q), s = x / σ in that order (Plackett 1975; Yellott
+    1977). k=None ranks all n, and the place of each item is `jnp.argsort(order)`. A block that sees the first
+    k places only, as NDCG@k does, has a gradient of far less variance if only they are decided: pass
+    `decision=functools.partial(esjax.decisions.ranking, k=10)`.
     """
     if noise is not None and noise is not _noise.gumbel:
         raise ValueError(f"noise={noise!r} has no known law of rankings; use esjax.noise.gumbel, or None")
@@ -69,7 +71,10 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
         raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
     _, x, sigma = _exact_scores.check_scores("x", x, sigma, of_classes=True)
-    return _laws.plackett_luce(x, sigma)
+    k = x.shape[-1] if k is None else check_count("k", k)
+    if k > x.shape[-1]:
+        raise ValueError(f"k={k} is more than the {x.shape[-1]} items; use fewer, or None")
+    return _laws.plackett_luce(x, sigma, k)
 
 
 # --- estimators --------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
 
     It is meant for one decision at a time, where the block is a mean over examples of a reward that sees
     only its own decision: smooth that reward, and `jax.vmap` over examples. It takes as many evaluations
-    as there are outcomes, at most 65,536: A^C for C decisions of A alternatives, n! for a ranking.
+    as there are outcomes, at most 65,536: A^C for C decisions of A alternatives, n! / (n − k)! for a ranking.
     `num_samples` is left out.
     """
     del key

@@ -24,8 +24,11 @@ LAWS = [
     ("threshold", "logistic"),
     ("threshold", "gumbel"),
     ("ranking", "gumbel"),
+    ("two_best", "gumbel"),
 ]
-SHAPES = {"argmax": (3, 3), "threshold": (4,), "ranking": (2, 3)}
+SHAPES = {"argmax": (3, 3), "threshold": (4,), "ranking": (2, 3), "two_best": (2, 4)}
+DECISIONS = {name: getattr(decisions, name) for name in ("argmax", "threshold", "ranking")}
+DECISIONS["two_best"] = partial(decisions.ranking, k=2)
 SIGMA, WEIGHT = 0.8, 0.4
 X = {name: np.random.default_rng(3).normal(size=shape) * 0.5 for name, shape in SHAPES.items()}
 ESTIMATORS = {
@@ -55,13 +58,14 @@ def _argmax_probs(scores, noise):
     return below.prod(1).sum(-1) * (eps[1] - eps[0])
 
 
-def _plackett_luce(scores):
-    """Chances of all permutations, by the product of the winner's share of what is left."""
+def _plackett_luce(scores, k):
+    """Chances of all beginnings of permutations, by adding up those of the permutations."""
     weights = np.exp(scores)
-    return {
-        order: np.prod([weights[order[i]] / weights[list(order[i:])].sum() for i in range(len(order))])
-        for order in itertools.permutations(range(len(scores)))
-    }
+    chances = {}
+    for order in itertools.permutations(range(len(scores))):
+        chance = np.prod([weights[order[i]] / weights[list(order[i:])].sum() for i in range(len(order))])
+        chances[order[:k]] = chances.get(order[:k], 0) + chance
+    return chances
 
 
 def _choices(name, noise, x, sigma):
@@ -71,7 +75,7 @@ def _choices(name, noise, x, sigma):
         return [dict(enumerate(_argmax_probs(row, NOISES[noise]))) for row in s]
     if name == "threshold":
         return [{0: NOISES[noise].cdf(-a), 1: NOISES[noise].sf(-a)} for a in s]
-    return [_plackett_luce(row) for row in s]
+    return [_plackett_luce(row, 2 if name == "two_best" else None) for row in s]
 
 
 def _smoothed_exactly(name, noise, point):
@@ -110,7 +114,7 @@ def _estimates(name, noise, estimator, num_keys):
     function, num_samples = ESTIMATORS[estimator]
     smoothed = esjax.smooth_decisions(
         _block,
-        decision=getattr(decisions, name),
+        decision=DECISIONS[name],
         sigma=1.0,
         num_samples=num_samples,
         estimator=function,
@@ -157,7 +161,7 @@ def test_enumeration_is_exact_in_every_order(name, noise):
 def _smooth(fun, name, estimator, **options):
     function, num_samples = ESTIMATORS[estimator]
     options = {"sigma": SIGMA, "num_samples": num_samples, "estimator": function, **options}
-    return esjax.smooth_decisions(fun, decision=getattr(decisions, name), **options)
+    return esjax.smooth_decisions(fun, decision=DECISIONS[name], **options)
 
 
 @pytest.mark.parametrize(
@@ -401,6 +405,8 @@ def _derives(chosen):
         ({"noise": esjax.noise.normal, "decision": decisions.ranking}, X33, "use esjax.noise.gumbel"),
         ({"decision": decisions.ranking}, jnp.zeros((2, 1)), "ranking needs .* at least two items"),
         ({"decision": decisions.ranking}, X33.at[0, 0].set(jnp.inf), "NaN or infinite"),
+        ({"decision": partial(decisions.ranking, k=4)}, X33, "k=4 is more than the 3 items"),
+        ({"decision": partial(decisions.ranking, k=0)}, X33, "k=0"),
         ({"chunk_size": 0}, X33, "chunk_size=0 must be"),
         ({}, jnp.zeros((3, 3), int), "x has dtype int32; give the scores that decide"),
         ({}, {"a": X33}, "x is a dict; give one array"),
