@@ -41,9 +41,11 @@ class ProcessPool(Executor):
     Raises:
         ValueError: `num_workers` is out of range.
 
-    Example:
-        with esjax.host.ProcessPool(2) as pool:
-            block = esjax.host.wrap(simulate, jax.ShapeDtypeStruct((), jnp.float32), pool, timeout=10.0)
+    Examples:
+        Calls that are cut off after ten seconds:
+
+            with esjax.host.ProcessPool(2) as pool:
+                block = esjax.host.wrap(simulate, jax.ShapeDtypeStruct((), jnp.float32), pool, timeout=10.0)
     """
 
     def __init__(self, num_workers: int | None = None) -> None:

@@ -262,7 +262,7 @@ def smooth_decisions(
         ValueError: an option is out of range; or, when called, x is no floating array, the values are not
             floating, σ does not fit x, or `fun` differentiates with respect to decisions.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, esjax
         >>> hits = esjax.smooth_decisions(
         ...     lambda classes, labels: jnp.mean(classes == labels),

@@ -117,7 +117,7 @@ def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> 
     Raises:
         ValueError: as the call; or `smoothed` is not from `esjax.smooth`, or has a control variate.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, esjax
         >>> step = esjax.smooth(lambda x: jnp.where(x > 0, 1.0, 0.0), sigma=0.5, num_samples=256)
         >>> report = esjax.diagnostics.diagnose(step, jax.random.key(0), 0.1)

@@ -52,7 +52,7 @@ def argmax_probs(
         ValueError: an argument is out of range; or known logits hold NaN, or nothing but −inf for one
             example (traced ones give that example NaN).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, esjax.exact
         >>> probs = esjax.exact.argmax_probs(jnp.array([1.0, 0.0]), sigma=1.0)  # Φ(1 / √2) = 0.7602...
         >>> print(f"{probs[0]:.3f}")

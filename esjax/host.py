@@ -63,7 +63,7 @@ def wrap(
         RuntimeError: when called: `python_fun` failed, and there is no `on_error`. (Inside `jit` JAX makes a
             `jax.errors.JaxRuntimeError` of either, with the message in it.)
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, numpy as np, esjax
         >>> def count(x):  # any Python
         ...     return np.float32(sum(value > 0 for value in x))

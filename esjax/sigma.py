@@ -186,7 +186,7 @@ def calibrate(
             `optimizer` is None; or as `esjax.smooth`.
         TypeError: `optimizer` has no `init` and `update`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, esjax
         >>> def rounded(x):  # has no gradient
         ...     return jnp.sum((jnp.round(x) - 0.4) ** 2)

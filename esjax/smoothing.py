@@ -82,7 +82,7 @@ def smooth(
         ValueError: an option is out of range, here; or, when called, `x` or the values are not
             floating arrays, σ does not fit x, or the sampler or baseline needs another `num_samples`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, esjax
         >>> step = esjax.smooth(lambda x: jnp.where(x > 0, 1.0, 0.0), sigma=0.5, num_samples=4096)
         >>> slope = jax.grad(step, argnums=1)(jax.random.key(0), 0.0)   # exact: φ(0) / 0.5 = 0.798

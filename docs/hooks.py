@@ -1,0 +1,78 @@
+"""What mkdocs does beyond Markdown: pages made of files outside of docs/, and formulas as MathML.
+
+The README is the front page, and the notebooks are pages, with the outputs that they hold: neither is
+kept twice. Formulas become MathML here, which browsers draw by themselves: no script, no network.
+"""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]")
+FORMULA = re.compile(r'<(?:span|div) class="arithmatex">(\\[(\[])(.*?)\\[)\]]</(?:span|div)>', re.DOTALL)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages whose sources lie outside of docs/."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=_relinked((ROOT / source).read_text("utf-8"))))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for page, content in _pages_of_notebook(path):
+            files.append(File.generated(config, f"notebooks/{page}", content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Makes links to notebooks, which lie beside docs/, links to their pages."""
+    return _to_pages(markdown.replace("](../notebooks/", "](notebooks/"))
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Turns formulas into MathML."""
+    return FORMULA.sub(_mathml, content)
+
+
+def _relinked(text: str) -> str:
+    """Makes links from the top of the repository links from docs/."""
+    for source, page in PAGES.items():
+        text = text.replace(f"]({source}", f"]({page}")
+    return _to_pages(text.replace("](docs/", "]("))
+
+
+def _to_pages(text: str) -> str:
+    return re.sub(r"\]\(([\w/]+)\.ipynb\)", r"](\1.md)", text)
+
+
+def _pages_of_notebook(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """Yields names and contents: pictures among the outputs, then the page. The set-up cell is left out."""
+    parts = []
+    for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(_to_pages(BADGE.sub("[Open in Colab]", source)))
+        elif "setup" not in cell["metadata"].get("tags", []):
+            parts.append(f"```python\n{source}\n```")
+            for index, output in enumerate(cell["outputs"]):
+                data = output.get("data", {})
+                if "image/png" in data:
+                    picture = f"{path.stem}_{number}_{index}.png"
+                    yield picture, base64.b64decode("".join(data["image/png"]))
+                    parts.append(f"![output of the code above]({picture})")
+                else:
+                    text = "".join(output.get("text") or data["text/plain"]).rstrip("\n")
+                    parts.append(f"```text\n{text}\n```")
+    yield f"{path.stem}.md", "\n\n".join(parts)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    opening, formula = found.groups()
+    return convert(html.unescape(formula), display="block" if opening == r"\[" else "inline")
