@@ -7,6 +7,7 @@ kept twice. Formulas become MathML here, which browsers draw by themselves: no s
 import base64
 import html
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+LOG = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parent.parent
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+ALONE = "---\nhide: [navigation]\n---\n\n"  # no other page is in their section
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]")
 FORMULA = re.compile(r'<(?:span|div) class="arithmatex">(\\[(\[])(.*?)\\[)\]]</(?:span|div)>', re.DOTALL)
 
@@ -24,7 +27,8 @@ FORMULA = re.compile(r'<(?:span|div) class="arithmatex">(\\[(\[])(.*?)\\[)\]]</(
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages whose sources lie outside of docs/."""
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=_relinked((ROOT / source).read_text("utf-8"))))
+        text = _relinked((ROOT / source).read_text("utf-8"))
+        files.append(File.generated(config, page, content=ALONE + text))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for page, content in _pages_of_notebook(path):
             files.append(File.generated(config, f"notebooks/{page}", content=content))
@@ -75,4 +79,7 @@ def _pages_of_notebook(path: Path) -> Iterator[tuple[str, str | bytes]]:
 
 def _mathml(found: re.Match[str]) -> str:
     opening, formula = found.groups()
-    return convert(html.unescape(formula), display="block" if opening == r"\[" else "inline")
+    mathml = convert(html.unescape(formula), display="block" if opening == r"\[" else "inline")
+    if "\\" in mathml:
+        LOG.warning("a command that latex2mathml does not know in %s", formula)
+    return mathml.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # the relation, not an accent

@@ -19,7 +19,11 @@ def _blocks(page):
     return FENCE.findall(page.read_text("utf-8"))
 
 
-PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))) if "python" in dict(_blocks(page))]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
+    if "python" in dict(_blocks(page))
+]
 
 
 def test_the_tour_and_the_readme_have_code():
@@ -48,7 +52,7 @@ def test_its_code_runs_and_prints_what_the_page_says(page, tmp_path):
 
 
 def _same(found, said):
-    """The same words, and numbers within 2 %: other processors round otherwise."""
+    """The same words, and numbers within 3 %: other processors round otherwise."""
     assert NUMBER.split(found) == NUMBER.split(said), found
     numbers, wanted = (list(map(float, NUMBER.findall(text))) for text in (found, said))
-    assert numbers == pytest.approx(wanted, rel=0.02), found
+    assert numbers == pytest.approx(wanted, rel=0.03, abs=0.02), found
