@@ -19,7 +19,6 @@ from mkdocs.structure.files import File, Files
 LOG = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parent.parent
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-ALONE = "---\nhide: [navigation]\n---\n\n"  # no other page is in their section
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]")
 FORMULA = re.compile(r'<(?:span|div) class="arithmatex">(\\[(\[])(.*?)\\[)\]]</(?:span|div)>', re.DOTALL)
 
@@ -28,7 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds the pages whose sources lie outside of docs/."""
     for source, page in PAGES.items():
         text = _relinked((ROOT / source).read_text("utf-8"))
-        files.append(File.generated(config, page, content=ALONE + text))
+        files.append(File.generated(config, page, content=text))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for page, content in _pages_of_notebook(path):
             files.append(File.generated(config, f"notebooks/{page}", content=content))
@@ -65,16 +64,20 @@ def _pages_of_notebook(path: Path) -> Iterator[tuple[str, str | bytes]]:
             parts.append(_to_pages(BADGE.sub("[Open in Colab]", source)))
         elif "setup" not in cell["metadata"].get("tags", []):
             parts.append(f"```python\n{source}\n```")
-            for index, output in enumerate(cell["outputs"]):
-                data = output.get("data", {})
-                if "image/png" in data:
-                    picture = f"{path.stem}_{number}_{index}.png"
-                    yield picture, base64.b64decode("".join(data["image/png"]))
-                    parts.append(f"![output of the code above]({picture})")
-                else:
-                    text = "".join(output.get("text") or data["text/plain"]).rstrip("\n")
-                    parts.append(f"```text\n{text}\n```")
+            pictures = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
+            for index, picture in enumerate(pictures):
+                name = f"{path.stem}_{number}_{index}.png"
+                yield name, base64.b64decode("".join(picture))
+                parts.append(f"![output of the code above]({name})")
+            if text := "".join(map(_text_of, cell["outputs"])).rstrip("\n"):
+                parts.append(f"```text\n{text}\n```")
     yield f"{path.stem}.md", "\n\n".join(parts)
+
+
+def _text_of(output: dict[str, Any]) -> str:
+    """Returns what was printed, or the value of a cell that is no picture."""
+    data = output.get("data", {})
+    return "" if "image/png" in data else "".join(output.get("text") or data.get("text/plain", ""))
 
 
 def _mathml(found: re.Match[str]) -> str:

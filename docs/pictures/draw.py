@@ -1,4 +1,4 @@
-"""Draws the picture of the README, `python docs/pictures/draw.py`: a pipeline, and a step that is smoothed."""
+"""Draws the picture of the README, `python docs/pictures/draw.py`: a pipeline, and a step smoothed."""
 
 from pathlib import Path
 
