@@ -131,9 +131,9 @@ def accuracy(
 # --- networks ----------------------------------------------------------------------------------------
 
 
-def weighted(image: Array, log_weights: Array) -> Array:
-    """Multiplies each square of 8 × 8 pixels by a weight, exp(log_weights) (16,)."""
-    weights = jnp.exp(log_weights).reshape(4, 4)
+def weighted(image: Array, logits: Array) -> Array:
+    """Multiplies each square of 8 × 8 pixels by a weight in (0, 2), twice the sigmoid of its logit (16,)."""
+    weights = 2 * jax.nn.sigmoid(logits).reshape(4, 4)
     return image * jnp.repeat(jnp.repeat(weights, 8, 0), 8, 1)[:_SIDE, :_SIDE]
 
 
@@ -146,7 +146,7 @@ def _initial(images: Images, labels: Any, contrast: float, quality: int, seed: i
     """Returns a network that begins as the common factor, and a classifier for that."""
     encoder = models.init(jax.random.key(seed), _SIDE**2, 16, hidden=32)
     classifier = _fit_classifier(encode(images * contrast, quality)[0] / contrast, labels, seed)
-    return {"encoder": encoder | {"offset": jnp.full(16, np.log(contrast))}, "classifier": classifier}
+    return {"encoder": encoder, "classifier": classifier}
 
 
 def _fit_classifier(pictures: Images, labels: Any, seed: int) -> models.Params:
@@ -171,14 +171,17 @@ def _loss(quality: int, straight: bool) -> Any:
         scores = models.scores(classifier, decoded.reshape(-1) / contrast)
         return optax.softmax_cross_entropy_with_integer_labels(scores, label)
 
-    def through(log_weights: Array, image: Array, label: Array, *rest: Any) -> Array:
-        decoded, size = block(jax.lax.stop_gradient(weighted(image, log_weights)))
-        return of_decoded(decoded, label, *rest) + _BYTE * (size - BUDGET)
+    def through(logits: Array, image: Array, label: Array, classifier: Any, contrast: Array) -> Array:
+        decoded, size = block(jax.lax.stop_gradient(contrast * weighted(image, logits)))
+        return of_decoded(decoded, label, classifier, contrast) + _BYTE * (size - BUDGET)
 
-    def straight_through(key: Any, log_weights: Array, image: Array, label: Array, *rest: Any) -> Array:
-        picture = weighted(image, log_weights)
+    def straight_through(
+        key: Any, logits: Array, image: Array, label: Array, classifier: Any, contrast: Array
+    ) -> Array:
+        picture = contrast * weighted(image, logits)
         decoded, _ = block(jax.lax.stop_gradient(picture))
-        return of_decoded(picture + jax.lax.stop_gradient(decoded - picture), label, *rest)
+        decoded = picture + jax.lax.stop_gradient(decoded - picture)
+        return of_decoded(decoded, label, classifier, contrast)
 
     smoothed = esjax.smooth(
         through, sigma=_SIGMA, num_samples=_NUM_SAMPLES, sampler=esjax.samplers.antithetic
@@ -188,11 +191,11 @@ def _loss(quality: int, straight: bool) -> Any:
         images, labels, contrast = everything
         batch_key, key = jax.random.split(key)
         chosen = _batch(batch_key, len(images), _BATCH_SIZE)
-        log_weights = models.scores(params["encoder"], images[chosen].reshape(_BATCH_SIZE, -1))
+        logits = models.scores(params["encoder"], images[chosen].reshape(_BATCH_SIZE, -1))
         of_each = jax.vmap(straight_through if straight else smoothed, (0, 0, 0, 0, None, None))
         keys = jax.random.split(key, _BATCH_SIZE)
         return of_each(
-            keys, log_weights, images[chosen], labels[chosen], params["classifier"], contrast
+            keys, logits, images[chosen], labels[chosen], params["classifier"], contrast
         ).mean()
 
     return loss

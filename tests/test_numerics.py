@@ -1,0 +1,67 @@
+"""Every estimator under JAX's checks, and with each kind of key. (Floating types are in each module's tests.)"""
+
+from contextlib import ExitStack
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esjax
+
+X = np.array([0.5, -1.0, 0.25, 2.0])
+LABEL = jnp.int32(3)
+
+
+def _smoothed(**options):
+    return esjax.smooth(esjax.blocks.accuracy, sigma=1.0, num_samples=16, **options)
+
+
+def _decided(estimator, decision=esjax.decisions.threshold, num_samples=4):
+    def block(chosen):
+        return (chosen * jnp.arange(1, chosen.size + 1, dtype=jnp.int32)).sum().astype(jnp.float32)
+
+    smoothed = esjax.smooth_decisions(
+        block, decision=decision, sigma=1.0, num_samples=num_samples, estimator=estimator
+    )
+    return smoothed
+
+
+CASES = {
+    "auto": lambda key, x: _smoothed()(key, x, LABEL),
+    "sobol": lambda key, x: _smoothed(sampler=esjax.samplers.sobol)(key, x, LABEL),
+    "discard": lambda key, x: _smoothed(discard=jnp.isnan)(key, x, LABEL),
+    "score": _decided(esjax.decisions.score),
+    "local_expectation": _decided(esjax.decisions.local_expectation),
+    "two_best": _decided(esjax.decisions.score, partial(esjax.decisions.ranking, k=2)),
+    "enumeration": _decided(esjax.decisions.enumeration, num_samples=None),
+    "accuracy": lambda key, x: esjax.exact.accuracy(x, LABEL, sigma=1.0),
+    "top_k": lambda key, x: esjax.exact.top_k_accuracy(x, LABEL, k=2, sigma=1.0),
+}
+NO_KEY = {"enumeration", "accuracy", "top_k"}
+
+
+def _value_and_gradient(name, key, x):
+    return jax.jit(jax.value_and_grad(CASES[name], 1))(key, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_nan_or_leaks_under_jaxs_checks(name):
+    x = jnp.asarray(X, jnp.float32)
+    plain = _value_and_gradient(name, jax.random.key(0), x)
+    with ExitStack() as stack:
+        for check in (jax.debug_nans(True), jax.debug_infs(True), jax.checking_leaks()):
+            stack.enter_context(check)
+        checked = _value_and_gradient(name, jax.random.key(0), x)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), checked, plain)
+    assert np.abs(plain[1]).max() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_KEY])
+def test_every_kind_of_key_draws_and_raw_ones_draw_the_same(name):
+    x = jnp.asarray(X, jnp.float32)
+    typed, raw = (_value_and_gradient(name, key, x) for key in (jax.random.key(7), jax.random.PRNGKey(7)))
+    jax.tree.map(np.testing.assert_array_equal, typed, raw)
+    value, gradient = _value_and_gradient(name, jax.random.key(7, impl="rbg"), x)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
