@@ -1,11 +1,29 @@
 """Refusals: the checks of options that every public function shares."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_MOST_SAMPLES = 2**31 - 1
+"""Samples are numbered by int32."""
+
+
+def as_array(name: str, value: Any, remedy: str = "give an array of numbers") -> jax.Array:
+    """Returns `value` as an array.
+
+    Raises:
+        ValueError: it is none, nor a list of numbers.
+    """
+    try:
+        if isinstance(value, str):  # which JAX may take for the name of a dtype
+            raise TypeError
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r} is no array; {remedy}") from None
 
 
 def check_count(name: str, value: Any) -> int:
@@ -19,10 +37,28 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_num_samples(value: Any) -> int:
+    """Returns `num_samples` as an int; raises `ValueError` unless it is in [1, 2³¹)."""
+    count = check_count("num_samples", value)
+    if count > _MOST_SAMPLES:
+        raise ValueError(f"num_samples={count} must be at most {_MOST_SAMPLES}; average several calls")
+    return count
+
+
+def check_positive(name: str, value: Any, remedy: str) -> None:
+    """Raises `ValueError` unless `value` is one finite number > 0."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name}={value!r} must be a finite number > 0; {remedy}")
+
+
 def check_sigma(sigma: Any) -> None:
-    """Raises `ValueError` unless each leaf of σ is of positive numbers; a traced one cannot be looked at."""
+    """Raises `ValueError` unless each leaf of σ is of positive numbers; a traced one cannot be looked at.
+
+    They must be so in JAX's default precision: one that float32 rounds to 0 perturbs nothing.
+    """
     if sigma is None:
         raise ValueError("sigma=None is not a number; use numbers > 0")
+    dtype = jnp.result_type(float)
     for path, leaf in jax.tree_util.tree_leaves_with_path(sigma):
         name = f"sigma{jax.tree_util.keystr(path)}"
         if isinstance(leaf, jax.core.Tracer):
@@ -30,14 +66,16 @@ def check_sigma(sigma: Any) -> None:
         try:
             if np.asarray(leaf).dtype == bool:
                 raise TypeError
-            values = np.asarray(leaf).astype(np.float64, casting="same_kind")
+            given = np.asarray(leaf)
+            with np.errstate(over="ignore", under="ignore"):
+                values = given.astype(dtype, casting="same_kind")
         except (TypeError, ValueError):
             raise ValueError(f"{name}={leaf!r} is not a number; use numbers > 0") from None
-        wrong = values[~((values > 0) & (values < math.inf))]
+        wrong = given[~((values >= np.finfo(dtype).tiny) & (values < math.inf))]
         if wrong.size or not values.size:
             found = wrong.flat[0] if wrong.size else leaf
             raise ValueError(
-                f"{name}={found} must be a finite number > 0; esjax.sigma.from_logits suggests one"
+                f"{name}={found} must be a finite number > 0 in {dtype}; esjax.sigma.from_logits suggests one"
             )
 
 

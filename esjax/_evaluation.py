@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from esjax._check import check_positive
 from esjax._executors import CallTimedOut, CannotLoad, ProcessPool
 
 Leaves = list[NDArray[Any]]
@@ -241,8 +242,7 @@ def check(task: Task) -> None:
     if isinstance(task.retries, bool) or not isinstance(task.retries, int) or task.retries < 0:
         raise ValueError(f"retries={task.retries!r} must be a whole number >= 0")
     if task.timeout is not None:
-        if not (isinstance(task.timeout, int | float) and 0 < task.timeout < float("inf")):
-            raise ValueError(f"timeout={task.timeout!r} must be a finite number of seconds > 0, or None")
+        check_positive("timeout", task.timeout, "give seconds, or None for no limit")
         if not hasattr(task.executor, "submit_within"):
             raise ValueError(
                 f"timeout={task.timeout} needs an executor that can cut off a call, and "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import noise as _noise
-from esjax._check import check_classes, check_count, check_sigma
+from esjax._check import as_array, check_classes, check_count, check_sigma
 from esjax._exact import FAR
 
 Array = jax.Array
@@ -81,7 +81,7 @@ def check_scores(
     name: str, scores: Any, sigma: Any, num_nodes: Any = None, *, of_classes: bool = False
 ) -> tuple[Array, Array, Array]:
     """Returns `scores`, the same in at least float32, and σ, of the batch's shape and that dtype."""
-    given = jnp.asarray(scores)
+    given = as_array(name, scores)
     if not jnp.issubdtype(given.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {given.dtype}; convert it with .astype(jnp.float32)")
     batch = given.shape
@@ -105,7 +105,7 @@ def check_scores(
 
 
 def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    value = jnp.asarray(value).astype(dtype)
+    value = as_array(name, value, "give one number, or an array").astype(dtype)
     try:
         return jnp.broadcast_to(value, shape)
     except ValueError:
@@ -116,7 +116,7 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
 
 
 def check_labels(labels: Any, scores: Array) -> Array:
-    labels = jnp.asarray(labels)
+    labels = as_array("labels", labels, "give integer classes")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"labels has dtype {labels.dtype} and shape {labels.shape}; "

@@ -39,7 +39,7 @@ def check_floating(tree: Any, name: str, remedy: str) -> None:
     """Raises `ValueError` for the first leaf of `tree` that is not floating, naming its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
-        raise ValueError(f"{name} has no arrays in it; {remedy}")
+        raise ValueError(f"{name} has no arrays in it; give at least one floating array")
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             where = f"{name}{jax.tree_util.keystr(path)}"
@@ -99,6 +99,17 @@ def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
         return jnp.asarray(sigma, dtype)
     pairs = zip(sigma, jax.tree.leaves(x), strict=True)
     return flatten([jnp.broadcast_to(jnp.asarray(leaf, dtype), like.shape) for leaf, like in pairs], dtype)
+
+
+def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `function`, which raises `ValueError` where its value is not made of arrays."""
+
+    def call(*args: Any) -> Any:
+        value = function(*args)
+        check_arrays(value, f"the value of {name}", f"return arrays from {name}")
+        return value
+
+    return call
 
 
 def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any, list[Any]]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from esjax import _exact_scores, _flatten, _laws, _mapping, _random, exact
 from esjax import noise as _noise
-from esjax._check import check_count, check_key, check_sigma
+from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma
 from esjax._laws import Law
 from esjax._slopes import with_slopes
 
@@ -52,6 +52,7 @@ def threshold(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     Chances are those of `esjax.exact.threshold_probs`, for normal (the default), logistic or Gumbel noise.
     For a threshold other than 0, subtract it from x.
     """
+    _, x, sigma = _exact_scores.check_scores("x", x, sigma)
     return _laws.categorical(_laws.both(x, sigma, noise or _noise.normal))
 
 
@@ -66,6 +67,7 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int
     """
     if noise is not None and noise is not _noise.gumbel:
         raise ValueError(f"noise={noise!r} has no known law of rankings; use esjax.noise.gumbel, or None")
+    x = as_array("x", x)
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
     if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
@@ -280,7 +282,7 @@ def smooth_decisions(
         if not callable(value):
             raise ValueError(f"{name}={value!r} is not callable; pass a function")
     check_sigma(sigma)
-    num_samples = None if num_samples is None else check_count("num_samples", num_samples)
+    num_samples = None if num_samples is None else check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     if noise is not None and not isinstance(noise, _noise.Noise):
         raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
@@ -307,7 +309,7 @@ def smooth_decisions(
 
 def _scores(x: Any) -> Array:
     """Returns x in at least float32."""
-    _flatten.check_arrays([x], "x", "give one array of scores")
+    _flatten.check_arrays(x, "x", "give one array of scores")
     if not jax.tree_util.all_leaves([x]):
         raise ValueError(f"x is a {type(x).__name__}; give one array of scores, such as jnp.stack makes")
     array = jnp.asarray(x)
@@ -331,7 +333,13 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
     """Returns shape and dtype of the decisions."""
 
     def decide(key: Any, x: Array, sigma: Array) -> Array:
-        law = decision(x, sigma.astype(x.dtype), noise)
+        try:
+            law = decision(x, sigma.astype(x.dtype), noise)
+        except TypeError as error:
+            raise ValueError(
+                f"decision={decision!r} is no function (x, sigma, noise) -> Law ({error}); use one of "
+                "esjax.decisions, such as argmax"
+            ) from error
         if not isinstance(law, Law):
             raise ValueError(f"decision={decision!r} returns a {type(law).__name__}; return a decisions.Law")
         return law.decisions(law.draw(key))
@@ -340,8 +348,9 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
 
 
 def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, ...]) -> Any:
+    checked = _flatten.checked("fun", fun)
     try:
-        shape = jax.eval_shape(lambda args: fun(jnp.zeros(decisions.shape, decisions.dtype), *args), args)
+        shape = jax.eval_shape(lambda args: checked(jnp.zeros(decisions.shape, decisions.dtype), *args), args)
     except TypeError as error:
         if "grad requires" not in str(error) and "requires real- or complex" not in str(error):
             raise

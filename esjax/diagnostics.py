@@ -7,16 +7,14 @@ and in a training step, from the samples of the gradient itself,
     value, report = smoothed.with_info(key, x, *args)             # for has_aux=True
 """
 
-import math
 import time
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import check_count
+from esjax._check import check_count, check_positive
 
 Array = jax.Array
 
@@ -73,10 +71,7 @@ class Report(NamedTuple):
         Raises:
             ValueError: `signal_to_noise` is not a finite number > 0.
         """
-        if not (isinstance(signal_to_noise, Real) and 0 < signal_to_noise < math.inf):
-            raise ValueError(
-                f"signal_to_noise={signal_to_noise!r} must be a finite number > 0; 1 is a good one"
-            )
+        check_positive("signal_to_noise", signal_to_noise, "1 is a good one")
         kept = self.num_samples - self.num_discarded
         return jnp.ceil(kept * (signal_to_noise / self.signal_to_noise) ** 2)
 
@@ -124,12 +119,21 @@ def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> 
         >>> bool(report.signal_to_noise > 5), bool(report.num_samples_for(1.0) < 20)
         (True, True)
     """
+    _check_smoothed(smoothed)
+    return smoothed.with_info(key, x, *args, sigma=sigma)[1]
+
+
+def _check_smoothed(smoothed: Any) -> None:
     if not hasattr(smoothed, "with_info"):
         raise ValueError(
             f"smoothed={smoothed!r} has no report on its samples; pass what esjax.smooth returns "
             "(not esjax.smooth_decisions)"
         )
-    return smoothed.with_info(key, x, *args, sigma=sigma)[1]
+
+
+def _check_reports(reports: Any) -> None:
+    if not isinstance(reports, Report):
+        raise ValueError(f"reports={reports!r} is no Report; pass what smoothed.with_info reports")
 
 
 def combined(reports: Report, axis: int | None = None) -> Report:
@@ -143,10 +147,14 @@ def combined(reports: Report, axis: int | None = None) -> Report:
         axis: which axis goes. None: all.
 
     Raises:
-        ValueError: the arrays have no axes.
+        ValueError: `reports` is no report, or its arrays have no axes, or not that one.
     """
-    if jnp.ndim(reports.num_samples) == 0:
+    _check_reports(reports)
+    ndim = jnp.ndim(reports.num_samples)
+    if ndim == 0:
         raise ValueError("reports is the report of one gradient already; combine those of jax.vmap")
+    if axis is not None and axis not in range(-ndim, ndim):
+        raise ValueError(f"axis={axis!r} must be in [{-ndim}, {ndim - 1}], an axis of the reports, or None")
     kept = reports.num_samples - reports.num_discarded
 
     def root_of_sum(array: Array) -> Array:
@@ -175,8 +183,9 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
         num_calls: the median of so many calls is taken, ≥ 1, after one that warms up.
 
     Raises:
-        ValueError: as the call; or `num_calls` is out of range.
+        ValueError: as the call; `smoothed` is not from `esjax.smooth`, or `num_calls` is out of range.
     """
+    _check_smoothed(smoothed)
     check_count("num_calls", num_calls)
 
     def sums(x: Any, key: Any, *args: Any) -> Array:
@@ -205,14 +214,18 @@ def plot(reports: Report, steps: Any = None) -> Any:
         A `matplotlib.figure.Figure`, to be shown or saved. matplotlib is not a dependency of the core.
 
     Raises:
-        ValueError: the arrays are not (T,).
+        ValueError: `reports` is no report, or its arrays or `steps` are not (T,).
     """
     from matplotlib.figure import Figure
 
+    _check_reports(reports)
     if jnp.ndim(reports.num_samples) != 1:
         shape = jnp.shape(reports.num_samples)
         raise ValueError(f"reports has arrays of shape {shape}; stack those of T steps to (T,)")
-    steps = np.arange(len(reports.num_samples)) if steps is None else np.asarray(steps)
+    count = len(reports.num_samples)
+    steps = np.arange(count) if steps is None else np.asarray(steps)
+    if steps.shape != (count,):
+        raise ValueError(f"steps has shape {steps.shape}; give one number for each of the {count} reports")
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     (noise, gradient), (samples, value) = figure.subplots(2, 2, sharex=True)
     noise.plot(steps, reports.signal_to_noise)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import _random, _sobol
+from esjax._check import check_count
 from esjax.noise import Noise, normal
 
 Array = jax.Array
@@ -32,7 +33,7 @@ class Groups(NamedTuple):
 
 
 Sampler = Callable[[int, int, Noise], Groups]
-"""`(num_samples, dim, noise) -> Groups`; raises `ValueError` where it cannot serve these."""
+"""`(num_samples, dim, noise) -> Groups`, N ≥ 1, D ≥ 0; raises `ValueError` where it cannot serve these."""
 
 _GROUP_FLOATS = 2**16
 """The most numbers in one group, 256 KB in float32: where a group fits the cache, structure costs little."""
@@ -40,7 +41,7 @@ _GROUP_FLOATS = 2**16
 
 def iid(num_samples: int, dim: int, noise: Noise) -> Groups:
     """Independent draws: N groups of one."""
-    del num_samples
+    _check(num_samples, dim, noise)
     return Groups(1, lambda key, dtype: noise.sample(key, (1, dim), dtype))
 
 
@@ -50,6 +51,7 @@ def antithetic(num_samples: int, dim: int, noise: Noise) -> Groups:
     Raises:
         ValueError: the noise is not symmetric, or N is odd.
     """
+    _check(num_samples, dim, noise)
     if not noise.symmetric:
         raise ValueError(
             "sampler=antithetic pairs ε with −ε, which needs symmetric noise; "
@@ -76,6 +78,7 @@ def orthogonal(num_samples: int, dim: int, noise: Noise) -> Groups:
     a sample, and nearly uncorrelated between samples. Groups are also at most about N/2, so that there
     are two to compare, and at most 2¹⁶ numbers: making n directions orthogonal takes O(n² D).
     """
+    _check(num_samples, dim, noise)
     size = min(dim, _half(num_samples, dim))
 
     def draw(key: Any, dtype: Any) -> Array:
@@ -94,6 +97,7 @@ def latin_hypercube(num_samples: int, dim: int, noise: Noise) -> Groups:
     most; in a gradient, products f(x + σε) s(ε) of many coordinates keep their variance. Groups are of
     about N/2 samples, so that there are two to compare, and of at most 2¹⁶ numbers.
     """
+    _check(num_samples, dim, noise)
     size = _half(num_samples, dim)
 
     def draw(key: Any, dtype: Any) -> Array:
@@ -116,6 +120,7 @@ def sobol(num_samples: int, dim: int, noise: Noise) -> Groups:
     Raises:
         ValueError: `dim` is above 21,201, where the known direction numbers end.
     """
+    _check(num_samples, dim, noise)
     _sobol.check_dim(dim)
     log2_size = _log2_half(num_samples, dim)
     directions = _sobol.direction_numbers(log2_size, dim)
@@ -136,10 +141,19 @@ def auto(num_samples: int, dim: int, noise: Noise) -> Groups:
     Measured: rank correlation, rounding, counts above a threshold and argmax, with `leave_one_out`; D from
     2 to 10,000, N from 4 to 2048, noise normal, logistic, laplace, gumbel and cauchy.
     """
+    _check(num_samples, dim, noise)
     if 2 ** _log2_half(num_samples, dim) >= dim**2:
         return sobol(num_samples, dim, noise)
     groups = orthogonal(num_samples, dim, noise)
     return groups if 8 * groups.size >= dim else iid(num_samples, dim, noise)
+
+
+def _check(num_samples: Any, dim: Any, noise: Any) -> None:
+    check_count("num_samples", num_samples)
+    if dim != 0:
+        check_count("dim", dim)
+    if not isinstance(noise, Noise):
+        raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
 
 
 def _half(num_samples: int, dim: int) -> int:

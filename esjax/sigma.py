@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from esjax._check import check_count, check_key
+from esjax import _flatten
+from esjax._check import as_array, check_count, check_key, check_positive
 from esjax.smoothing import smooth
 
 Array = jax.Array
@@ -63,9 +64,8 @@ def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> A
         ValueError: `factor` is not > 0; there are fewer than two classes; `features` are no floating
             matrix; or the spread, where it is known (not traced), is 0 or not finite.
     """
-    logits = jnp.asarray(logits)
-    if not (factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"factor={factor} must be a finite number > 0; 10 is a good one")
+    logits = as_array("logits", logits)
+    check_positive("factor", factor, "10 is a good one")
     if logits.ndim < 1 or logits.shape[-1] < 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"logits has dtype {logits.dtype} and shape {logits.shape}; "
@@ -73,7 +73,7 @@ def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> A
         )
     spread = jnp.sqrt(jnp.mean(jnp.var(logits, -1)))
     if features is not None:
-        features = jnp.asarray(features)
+        features = as_array("features", features)
         if features.ndim != 2 or not jnp.issubdtype(features.dtype, jnp.floating):
             raise ValueError(
                 f"features has dtype {features.dtype} and shape {features.shape}; give what the last layer "
@@ -200,8 +200,11 @@ def calibrate(
     if num_repeats < 2:
         raise ValueError(f"num_repeats={num_repeats} must be >= 2, for a standard error")
     smoothed = smooth(fun, sigma=1.0, num_samples=num_samples)
-    _check_scalar(fun, x, args)
+    _flatten.check_arrays(x, "x", "pass arrays")
+    _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
     x = jax.tree.map(jnp.asarray, x)
+    _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
+    _check_scalar(fun, x, args)
     candidates = _candidates(sigmas, x)
     if optimizer is None:
         optimizer = _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)
@@ -310,7 +313,7 @@ def _candidates(sigmas: Any, x: Any) -> Array:
     if sigmas is None:
         scale = _scale(x, "sigmas, such as jnp.geomspace(0.01, 10, 13),")
         return scale * jnp.geomspace(0.01, 10.0, 13, dtype=scale.dtype)
-    candidates = jnp.asarray(sigmas, ravel_pytree(x)[0].dtype)
+    candidates = as_array("sigmas", sigmas).astype(ravel_pytree(x)[0].dtype)
     known = not isinstance(candidates, jax.core.Tracer)
     if candidates.ndim != 1 or candidates.size == 0 or (known and not _ascending(candidates)):
         raise ValueError(f"sigmas={sigmas} must be finite numbers (S,) > 0, ascending")
@@ -330,8 +333,14 @@ def plot(calibration: Calibration) -> Any:
 
     Returns:
         A `matplotlib.figure.Figure`, to be shown or saved. matplotlib is not a dependency of the core.
+
+    Raises:
+        ValueError: `calibration` is none.
     """
     from matplotlib.figure import Figure
+
+    if not isinstance(calibration, Calibration):
+        raise ValueError(f"calibration={calibration!r} is no Calibration; pass what calibrate returns")
 
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     rows = figure.subplots(3, 1, sharex=True)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from esjax import _control, _estimator, _flatten, _mapping, _sharding, baselines, noise, samplers
-from esjax._check import check_count, check_key, check_sigma
+from esjax._check import check_count, check_key, check_num_samples, check_sigma
 from esjax._sampling import Problem, Shards
 from esjax.diagnostics import Report
 
@@ -49,7 +49,7 @@ def smooth(
             arrays. Written for one example; `jax.vmap` the smoothed function with split keys.
         sigma: σ > 0, the standard scale of the perturbations, in units of x: one number; or x's
             structure with, for each leaf, one number or an array of the leaf's shape.
-        num_samples: N ≥ 1, evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
+        num_samples: N in [1, 2³¹), evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
         noise: distribution μ of ε, from `esjax.noise` or your own.
         sampler: how the N perturbations are drawn together, from `esjax.samplers`.
         baseline: what is subtracted from the values, from `esjax.baselines`.
@@ -89,7 +89,7 @@ def smooth(
         >>> print(f"{slope:.1f}")
         0.8
     """
-    num_samples = check_count("num_samples", num_samples)
+    num_samples = check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     shards = None if sharding is None else _sharding.shards(sharding)
     options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
@@ -204,7 +204,7 @@ class _Block:
         args: tuple[Any, ...],
     ) -> None:
         _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
-        self._fun, values, fun_consts = _flatten.hoisted(fun, x, *args)
+        self._fun, values, fun_consts = _flatten.hoisted(_flatten.checked("fun", fun), x, *args)
         _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
         self.dtype = _flatten.accumulator_dtype((x, values))
         self._unflatten_x = _flatten.unflattener(x)
@@ -213,6 +213,7 @@ class _Block:
         discard_consts: list[Any] = []
         if discard is not None:
             like = jnp.zeros(self.num_values, self.dtype)
+            discard = _flatten.checked("discard", discard)
             self._discard, found, discard_consts = _flatten.hoisted(discard, like)
             _check_discarded(found, like)
         leaves, self._treedef = jax.tree.flatten((args, fun_consts, discard_consts))
@@ -275,6 +276,10 @@ def _check_control(control: Any, options: _Options) -> None:
 
 
 def _check_groups(options: _Options, groups: samplers.Groups, dim: int, dtype: Any) -> None:
+    if not isinstance(groups, samplers.Groups):
+        raise ValueError(
+            f"sampler={options.sampler!r} returns a {type(groups).__name__}; return a samplers.Groups"
+        )
     size, num_samples = groups.size, options.num_samples
     check_count("the size of the sampler's groups", size)
     drawn = jax.eval_shape(lambda key: groups.draw(key, dtype), jax.random.key(0))

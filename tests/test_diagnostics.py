@@ -234,36 +234,3 @@ def test_one_group_has_no_error_to_report():
     report = diagnostics.diagnose(_smooth(_sorted, 1, baseline="none"), jax.random.key(0), X)
     assert np.isfinite(report.gradient_norm) and np.isnan(report.gradient_error)
     assert np.isnan(report.signal_to_noise) and np.isnan(report.num_samples_for(1.0))
-
-
-@pytest.mark.parametrize(
-    ("call", "match"),
-    [
-        (lambda: diagnostics.diagnose(jnp.sum, jax.random.key(0), X), "pass what esjax.smooth returns"),
-        (
-            lambda: diagnostics.evaluations_per_second(_smooth(_sorted), jax.random.key(0), X, num_calls=0),
-            "num_calls=0 must be",
-        ),
-        (
-            lambda: diagnostics.diagnose(
-                _smooth(_sorted, control=(_sorted, lambda x, sigma: _sorted(x))), jax.random.key(0), X
-            ),
-            "control",
-        ),
-        (
-            lambda: diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X).num_samples_for(0),
-            "signal_to_noise=0 must be",
-        ),
-        (
-            lambda: diagnostics.combined(diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X)),
-            "report of one gradient already",
-        ),
-        (
-            lambda: diagnostics.plot(diagnostics.diagnose(_smooth(_sorted), jax.random.key(0), X)),
-            r"arrays of shape \(\)",
-        ),
-    ],
-)
-def test_wrong_arguments_are_refused_by_name(call, match):
-    with pytest.raises(ValueError, match=match):
-        call()

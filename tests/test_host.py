@@ -359,24 +359,6 @@ def test_values_are_cast_within_their_kind_only():
         esjax.host.wrap(lambda x: 2.5, jax.ShapeDtypeStruct((), jnp.int32))(X)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"python_fun": 3}, "python_fun=3 is not callable"),
-        ({"result": ()}, r"result=\(\) has no arrays"),
-        ({"result": "float"}, "result='float' is no array or number"),
-        ({"executor": 2}, "executor=2 is no concurrent.futures.Executor.*Dask"),
-        ({"timeout": 1.0}, "timeout=1.0 needs an executor that can cut off a call.*ProcessPool"),
-        ({"timeout": 0.0}, "timeout=0.0 must be a finite number of seconds > 0"),
-        ({"retries": -1}, "retries=-1 must be a whole number >= 0"),
-        ({"on_error": 0.0}, "on_error=0.0 is not callable"),
-    ],
-)
-def test_wrong_options_name_themselves(options, message):
-    with pytest.raises(ValueError, match=message):
-        esjax.host.wrap(**({"python_fun": host_functions.count, "result": NUMBER} | options))
-
-
 def test_a_function_that_cannot_be_pickled_is_refused_for_processes(pool):
     with pytest.raises(ValueError, match=r"cannot be sent to another process.*top of a module"):
         esjax.host.wrap(lambda x: 1.0, NUMBER, pool)
@@ -401,18 +383,6 @@ def test_a_closed_executor_is_refused(make):
     block = esjax.host.wrap(host_functions.count, NUMBER, executor)
     with pytest.raises(ValueError, match=r"takes no more work.*closed"):
         block(X)
-
-
-def test_other_misuse_names_the_remedy():
-    block = esjax.host.wrap(host_functions.count, NUMBER)
-    with pytest.raises(ValueError, match=r"has no gradient; esjax\.smooth.* in x, and none in args"):
-        jax.grad(block)(X)
-    with pytest.raises(ValueError, match=r"pass jax\.random\.key_data"):
-        block(jax.random.key(0))
-    with pytest.raises(ValueError, match="'a' is no array or number"):
-        block("a")
-    with pytest.raises(ValueError, match="num_workers=0"):
-        esjax.host.ProcessPool(0)
 
 
 # --- executors of others ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every estimator under JAX's checks, and with each kind of key. (Floating types are in each module's tests.)"""
+"""Every estimator under JAX's checks, and with each kind of key."""
 
 from contextlib import ExitStack
 from functools import partial

@@ -162,13 +162,6 @@ def test_auto_takes_the_sampler_that_its_docstring_names(num_samples, dim, expec
     assert groups.draw.__qualname__ == named.draw.__qualname__
 
 
-def test_antithetic_refuses_odd_counts_and_noise_that_is_not_symmetric():
-    with pytest.raises(ValueError, match="num_samples=5 is odd"):
-        samplers.antithetic(5, 3, noise.normal)
-    with pytest.raises(ValueError, match="needs symmetric noise"):
-        samplers.antithetic(4, 3, noise.gumbel)
-
-
 def test_importing_esjax_leaves_scipy_stats_alone():
     code = "import sys, esjax; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

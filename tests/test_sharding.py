@@ -8,12 +8,8 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-
-import esjax
 
 _SCRIPT = Path(__file__).parent / "sharded.py"
 
@@ -89,18 +85,6 @@ def test_two_processes_give_the_gradients_of_one_device():
 
 def _one_device():
     return jax.make_mesh((1,), ("samples",))
-
-
-def test_bad_shardings_name_themselves_and_the_remedy():
-    mesh = _one_device()
-    for wrong in (mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None))):
-        with pytest.raises(ValueError, match=r"sharding=.* must place one axis, that of the samples; pass"):
-            esjax.smooth(jnp.sum, sigma=1.0, num_samples=4, sharding=wrong)
-    smoothed = esjax.smooth(
-        jnp.sum, sigma=1.0, num_samples=4, sharding=NamedSharding(mesh, PartitionSpec("samples"))
-    )
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"does not work inside jax\.set_mesh"):
-        smoothed(jax.random.key(0), jnp.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -241,9 +241,3 @@ def test_a_member_that_lies_about_itself_is_refused(tmp_path, member, match):
     message = _complaint(_read_npz, path)
     assert message.startswith(f"{path}: second: ")
     assert match in message
-
-
-@pytest.mark.parametrize("read", [read_idx, _read_npz])
-def test_a_missing_file_is_not_called_damaged(tmp_path, read):
-    with pytest.raises(FileNotFoundError):
-        read(tmp_path / "missing")

@@ -1,9 +1,13 @@
 """What all blocks do with their arguments: shapes, kinds and masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from esjax._check import as_array
 
 Array = jax.Array
 
@@ -16,7 +20,7 @@ def mask_like(mask: Any, array: Array, name: str) -> Array:
     """
     if mask is None:
         return jnp.ones(array.shape, bool)
-    mask = jnp.asarray(mask)
+    mask = as_array("mask", mask, "give booleans")
     if mask.shape != array.shape or mask.dtype != jnp.bool_:
         raise ValueError(
             f"mask is {mask.dtype}{list(mask.shape)}, and {name} has shape {array.shape}; give a bool for "
@@ -31,7 +35,7 @@ def same_length(**arrays: Any) -> list[Array]:
     Raises:
         ValueError: they are not.
     """
-    found = [jnp.asarray(array) for array in arrays.values()]
+    found = [as_array(name, array) for name, array in arrays.items()]
     if found[0].ndim != 1 or not found[0].size or any(array.shape != found[0].shape for array in found):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(arrays, found, strict=True))
         raise ValueError(f"{shapes}: give vectors of one length (n,), and use jax.vmap over lists")
@@ -45,6 +49,16 @@ def as_floating(name: str, array: Array) -> Array:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.result_type(float))
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+
+
+def check_known(name: str, array: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
+    """Raises `ValueError` for a number that is not right, unless it is traced: that cannot be looked at."""
+    if isinstance(array, jax.core.Tracer):
+        return
+    values = np.asarray(array)
+    wrong = values[~is_right(values)]
+    if wrong.size:
+        raise ValueError(f"{name} holds {wrong.flat[0]}; {remedy}")
 
 
 def divided(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from esjax._check import check_classes, check_count
+from esjax._check import as_array, check_classes, check_count
 from esjax.blocks._arrays import divided, mask_like
 
 Array = jax.Array
@@ -55,8 +55,8 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
 
 
 def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
-    logits, label = jnp.asarray(logits), jnp.asarray(label)
-    if logits.ndim != 1:
+    logits, label = as_array("logits", logits), as_array("label", label, "give one integer class")
+    if logits.ndim != 1 or not logits.size:
         raise ValueError(
             f"logits has shape {logits.shape}, and {name} is for one example (K,); use jax.vmap over examples"
         )
@@ -138,12 +138,13 @@ def dice(predicted: Any, labels: Any, *, mask: Any = None) -> Array:
     Raises:
         ValueError: shapes differ, or values are not binary.
     """
-    flat = [jnp.ravel(jnp.asarray(array)) for array in (predicted, labels)]
-    if jnp.shape(predicted) != jnp.shape(labels):
+    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
+    if predicted.shape != labels.shape:
         raise ValueError(
-            f"predicted has shape {jnp.shape(predicted)} and labels {jnp.shape(labels)}; give one"
+            f"predicted has shape {predicted.shape} and labels {labels.shape}; give both the same shape"
         )
-    return f1(*flat, mask=None if mask is None else jnp.ravel(jnp.asarray(mask)))
+    mask = mask_like(mask, predicted, "predicted")
+    return f1(*map(jnp.ravel, (predicted, labels)), mask=jnp.ravel(mask))
 
 
 def matthews(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = None) -> Array:
@@ -203,7 +204,7 @@ def _averaged(
 def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple[Array, Array, Array, Array]:
     """Returns tp, predicted and actual counts (K,), and how many examples count ()."""
     check_count("num_classes", num_classes)
-    predicted, labels = jnp.asarray(predicted), jnp.asarray(labels)
+    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
     if predicted.ndim != 1 or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,), one class "
@@ -221,7 +222,7 @@ def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple
 
 def _binary(predicted: Any, labels: Any, mask: Any) -> tuple[Array, Array, Array]:
     """Returns booleans (B, L) of decisions, labels and what counts."""
-    predicted, labels = jnp.asarray(predicted), jnp.asarray(labels)
+    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
     if predicted.ndim not in (1, 2) or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,) or (B, L), "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from esjax._check import check_count
-from esjax.blocks._arrays import as_floating, divided, mask_like, same_length
+from esjax.blocks._arrays import as_floating, check_known, divided, mask_like, same_length
 
 Array = jax.Array
 
@@ -34,7 +34,8 @@ def ndcg(
         Array (), floating, in [0, 1]; 0 where nothing is relevant.
 
     Raises:
-        ValueError: they are no vectors of one length; `k` or `gain` is out of range.
+        ValueError: they are no vectors of one length; `k` or `gain` is out of range, or known (not traced)
+            relevance negative.
     """
     scores, relevance = same_length(scores=scores, relevance=relevance)
     if gain not in ("exponential", "linear"):
@@ -42,6 +43,7 @@ def ndcg(
     count = relevance.size if k is None else min(check_count("k", k), relevance.size)
     mask = mask_like(mask, scores, "scores")
     relevance = as_floating("relevance", relevance)
+    check_known("relevance", jnp.where(mask, relevance, 0), lambda r: ~(r < 0), "give numbers >= 0")
     gains = jnp.where(mask, 2.0**relevance - 1 if gain == "exponential" else relevance, 0)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
     found = gains[_best_first(scores, mask)][:count] @ discounts
@@ -118,11 +120,15 @@ def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Ar
         Array (), floating, in [0, 1]; 1/2, which is chance, where no pair is comparable.
 
     Raises:
-        ValueError: they are no vectors of one length.
+        ValueError: they are no vectors of one length, or known (not traced) events neither 0 nor 1.
     """
     scores, times, events = same_length(scores=scores, times=times, events=events)
     mask = mask_like(mask, scores, "scores")
-    seen = (as_floating("events", events) > 0) & mask
+    scores, times, events = map(as_floating, ("scores", "times", "events"), (scores, times, events))
+    check_known(
+        "events", jnp.where(mask, events, 0), lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1"
+    )
+    seen = (events > 0) & mask
     first, second = times[:, None], times[None, :]
     sooner = (first < second) | ((first == second) & ~seen[None, :])
     comparable = seen[:, None] & mask[None, :] & sooner

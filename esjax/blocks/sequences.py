@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esjax._check import as_array
+
 Array = jax.Array
 
 
@@ -59,7 +61,7 @@ def word_error_rate(
 
 
 def _tokens(name: str, array: Any) -> Array:
-    array = jnp.asarray(array)
+    array = as_array(name, array, "give integer tokens, such as words by their numbers")
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"{name} is {array.dtype}{list(array.shape)}; give integer tokens (n,), and use jax.vmap over "
@@ -69,7 +71,7 @@ def _tokens(name: str, array: Any) -> Array:
 
 
 def _length(name: str, length: Any, array: Array) -> Array:
-    length = jnp.asarray(array.size if length is None else length)
+    length = as_array(name, array.size if length is None else length, "give one integer")
     if length.ndim or not jnp.issubdtype(length.dtype, jnp.integer):
         raise ValueError(f"{name} is {length.dtype}{list(length.shape)}; give one integer, ()")
     if not isinstance(length, jax.core.Tracer) and not 0 <= int(length) <= array.size:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from esjax.train import tables
+from esjax.train.checks import require_at_least
 
 PICTURE = "comparison.png"
 RESULTS = "results.json"
@@ -134,7 +135,12 @@ def best_by_folds(
         num_examples: of the training set.
         seed: of the folds.
         num_folds: ≥ 2.
+
+    Raises:
+        ValueError: there are no candidates; or as `folds`.
     """
+    if not candidates:
+        raise ValueError("candidates is empty; give at least one, such as grid makes")
     pairs = folds(num_examples, seed=seed, num_folds=num_folds)
     return max(candidates, key=lambda options: float(np.mean([metric(options, *pair) for pair in pairs])))
 
@@ -142,6 +148,14 @@ def best_by_folds(
 def folds(
     num_examples: int, *, seed: int, num_folds: int = 3
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Returns pairs (training rows, held-out rows): each example is held out once."""
+    """Returns pairs (training rows, held-out rows): each example is held out once.
+
+    Raises:
+        ValueError: `num_folds` is not in [2, num_examples], or `seed` is negative.
+    """
+    require_at_least("num_folds", num_folds, 2)
+    require_at_least("seed", seed, 0)
+    if num_folds > num_examples:
+        raise ValueError(f"num_folds={num_folds} must be at most {num_examples}, the number of examples")
     parts = np.array_split(np.random.default_rng(seed).permutation(num_examples), num_folds)
     return [(np.concatenate([p for p in parts if p is not held]), held) for held in parts]

@@ -179,8 +179,6 @@ def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, 
         num_examples: The first so many training examples are looked at, at least 1.
         seed: Of the perturbations, at least 0.
     """
-    if num_examples < 1 or seed < 0:
-        raise ValueError(f"num_examples={num_examples} must be >= 1, and seed={seed} >= 0")
     found, is_saved = run.restore(path)
     if not is_saved:
         raise FileNotFoundError(f"{path}: has no checkpoint yet; diagnose it after its first one")

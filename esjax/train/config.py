@@ -1,11 +1,11 @@
 """The options of training: frozen dataclasses, the only place with defaults and their limits."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, TypeGuard, cast, get_args
+from typing import Literal, cast, get_args
+
+from esjax.train.checks import require_at_least, require_one_of, require_positive, require_share
 
 Objective = Literal[
     "accuracy", "top-k", "macro-f1", "cross-entropy", "label-smoothing", "generalised-cross-entropy"
@@ -53,20 +53,22 @@ class Options:
     """Of Adam, > 0: the peak, after a tenth of the steps; it decays to 0 along a cosine."""
 
     def __post_init__(self) -> None:
-        _require_one_of("network", self.network, get_args(Network))
-        _require_share("label_noise", self.label_noise)
+        if not isinstance(self.data, str):
+            raise ValueError(f"data={self.data!r} must be a name or a path, as text")
+        require_one_of("network", self.network, get_args(Network))
+        require_share("label_noise", self.label_noise)
         if self.sigma is not None:
-            _require_positive("sigma", self.sigma)
-        _require_at_least("num_samples", self.num_samples, 4)
+            require_positive("sigma", self.sigma)
+        require_at_least("num_samples", self.num_samples, 4)
         if self.num_samples % 2:
             raise ValueError(
                 f"num_samples={self.num_samples} is odd, and perturbations are drawn in pairs (ε, −ε); "
                 f"use {self.num_samples + 1}"
             )
-        _require_at_least("k", self.k, 1)
-        _require_at_least("epochs", self.epochs, 1)
-        _require_at_least("batch_size", self.batch_size, 1)
-        _require_positive("learning_rate", self.learning_rate)
+        require_at_least("k", self.k, 1)
+        require_at_least("epochs", self.epochs, 1)
+        require_at_least("batch_size", self.batch_size, 1)
+        require_positive("learning_rate", self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +88,14 @@ class TrainConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("objective", self.objective, get_args(Objective))
-        _require_one_of("estimator", self.estimator, get_args(Estimator))
+        require_one_of("objective", self.objective, get_args(Objective))
+        require_one_of("estimator", self.estimator, get_args(Estimator))
         if (self.objective, self.estimator) == ("macro-f1", "exact"):
             raise ValueError(
                 "estimator='exact': macro-f1 couples the examples of a batch, and has no closed form; use es"
             )
-        _require_at_least("seed", self.seed, 0)
-        _require_at_least("checkpoint_every", self.checkpoint_every, 1)
+        require_at_least("seed", self.seed, 0)
+        require_at_least("checkpoint_every", self.checkpoint_every, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +109,12 @@ class CompareConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_tuple("objectives", self.objectives)
         for objective in self.objectives:
-            _require_one_of("objectives", objective, get_args(Contender))
+            require_one_of("objectives", objective, get_args(Contender))
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives={self.objectives} must be at least one, and each only once")
-        _require_at_least("seeds", self.seeds, 2)
+        require_at_least("seeds", self.seeds, 2)
 
     def of_run(self, contender: Contender, seed: int) -> TrainConfig:
         """Returns the options of one of the compared runs."""
@@ -140,12 +143,13 @@ class SigmaConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("objective", self.objective, ("accuracy", "top-k"))
+        require_one_of("objective", self.objective, ("accuracy", "top-k"))
+        _require_tuple("factors", self.factors)
         for factor in self.factors:
-            _require_positive("factors", factor)
+            require_positive("factors", factor)
         if not self.factors or list(self.factors) != sorted(set(self.factors)):
             raise ValueError(f"factors={self.factors} must be at least one, ascending, and each only once")
-        _require_at_least("seed", self.seed, 0)
+        require_at_least("seed", self.seed, 0)
 
     def of_run(self, sigma: float | None) -> TrainConfig:
         """Returns the options of a trial; without σ, those of the one whose σ is the unit."""
@@ -180,14 +184,14 @@ class RLConfig:
     """Of everything random, >= 0."""
 
     def __post_init__(self) -> None:
-        _require_one_of("environment", self.environment, ("gymnasium", "jax"))
-        _require_one_of("baseline", self.baseline, ("rank", "leave-one-out"))
-        _require_at_least("population", self.population, 4)
-        _require_positive("sigma", self.sigma)
-        _require_positive("learning_rate", self.learning_rate)
-        _require_at_least("generations", self.generations, 1)
-        _require_at_least("workers", self.workers, 1)
-        _require_at_least("seed", self.seed, 0)
+        require_one_of("environment", self.environment, ("gymnasium", "jax"))
+        require_one_of("baseline", self.baseline, ("rank", "leave-one-out"))
+        require_at_least("population", self.population, 4)
+        require_positive("sigma", self.sigma)
+        require_positive("learning_rate", self.learning_rate)
+        require_at_least("generations", self.generations, 1)
+        require_at_least("workers", self.workers, 1)
+        require_at_least("seed", self.seed, 0)
 
 
 def from_json(values: object, where: Path) -> TrainConfig:
@@ -204,7 +208,7 @@ def from_json(values: object, where: Path) -> TrainConfig:
     if not isinstance(values, dict) or set(values) != fields:
         found = sorted(values) if isinstance(values, dict) else values
         raise ValueError(
-            f"{where}: has {found} instead of the options {sorted(fields)}; "
+            f"{where}: has {found!r} instead of the options {sorted(fields)}; "
             "go on with the version of esjax that wrote it, or start a new run"
         )
     try:
@@ -213,25 +217,6 @@ def from_json(values: object, where: Path) -> TrainConfig:
         raise ValueError(f"{where}: {error}; restore the file, or start a new run") from error
 
 
-def _require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
-
-
-def _require_share(name: str, value: object) -> None:
-    if not (_is_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{name}={value!r} must be in [0, 1]; 0.4 stands for 40 %")
-
-
-def _require_positive(name: str, value: object) -> None:
-    if not (_is_number(value) and 0 < value < math.inf):
-        raise ValueError(f"{name}={value!r} must be a finite number > 0")
-
-
-def _require_at_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name}={value!r} must be a whole number >= {least}")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _require_tuple(name: str, value: object) -> None:
+    if not isinstance(value, tuple):
+        raise ValueError(f"{name}={value!r} must be a tuple, such as ({value!r},)")

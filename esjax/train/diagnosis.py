@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from esjax import diagnostics
 from esjax.diagnostics import Report
 from esjax.train import objectives, tables
+from esjax.train.checks import require_at_least
 from esjax.train.run import Run
 
 _AT_ONCE = 256
@@ -41,14 +42,16 @@ def diagnose(run: Run, *, num_examples: int, seed: int = 0) -> list[Row]:
     Args:
         run: its objective is accuracy or top-k; with estimator exact, its samples are those of es.
         num_examples: how many, >= 1; at most all are taken.
-        seed: of the perturbations.
+        seed: of the perturbations, >= 0.
 
     Returns:
         A row for all examples together, and one for each class that is among them.
 
     Raises:
-        ValueError: the run's objective has no block of one example.
+        ValueError: the run's objective has no block of one example, or a number is out of range.
     """
+    require_at_least("num_examples", num_examples, 1)
+    require_at_least("seed", seed, 0)
     config = run.config
     if config.objective not in objectives.BLOCKS or config.sigma is None:
         raise ValueError(

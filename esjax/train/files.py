@@ -81,7 +81,7 @@ def _read_idx(stream: _Stream) -> NDArray[Any]:
     return _read_array(stream, shape, np.dtype(_IDX_TYPES[magic[2]]))
 
 
-def read_npz(path: Path, names: Sequence[Sequence[str]]) -> list[Source]:
+def read_npz(path: str | Path, names: Sequence[Sequence[str]]) -> list[Source]:
     """Reads arrays of numbers from a `.npz` file.
 
     Args:
@@ -92,6 +92,7 @@ def read_npz(path: Path, names: Sequence[Sequence[str]]) -> list[Source]:
         ValueError: the file is damaged, or an array is missing or not of numbers.
         OSError: it cannot be opened.
     """
+    path = Path(path)
     with path.open("rb") as file:
         with _sound(f"{path}", ".npz file", "copy it again, or write it with numpy.savez"):
             archive = zipfile.ZipFile(file)

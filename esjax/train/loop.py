@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from esjax.train import step as steps
+from esjax.train.checks import require_at_least
 from esjax.train.data import Dataset, batch_indices
 from esjax.train.step import Metrics, State, Trainer
 
@@ -83,9 +84,12 @@ def epochs(
         on_step: called after each step has been dispatched.
 
     Raises:
-        ValueError: `batch_size` is out of range, or the network's logits do not fit the labels.
+        ValueError: a number is out of range, or the network's logits do not fit the labels.
         FloatingPointError: the loss of an epoch, or its gradient, is not finite.
     """
+    require_at_least("num_epochs", num_epochs, 1)
+    require_at_least("batch_size", batch_size, 1)
+    require_at_least("seed", seed, 0)
     first = _epochs_done(state, data, batch_size)
     _check_logits(trainer, state, data)
 
@@ -123,7 +127,7 @@ def epochs(
 
 def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:
     num_examples = len(data.train_labels)
-    if not 1 <= batch_size <= num_examples:
+    if batch_size > num_examples:
         raise ValueError(f"batch_size={batch_size} must be in [1, {num_examples}], the number of examples")
     done, rest = divmod(int(state.step), num_examples // batch_size)
     if rest:

@@ -12,6 +12,7 @@ import esjax
 from esjax import diagnostics
 from esjax.diagnostics import Report
 from esjax.smoothing import Smoothed
+from esjax.train.checks import require_at_least, require_callable
 from esjax.train.config import Options
 
 Array = jax.Array
@@ -57,7 +58,11 @@ def per_example(smoothed: Callable[..., Array]) -> Objective:
     Returns:
         An objective: minus the mean reward of the batch. It reports on the gradient where `smoothed` is from
         `esjax.smooth`, and raises `ValueError` where the reward is not one number.
+
+    Raises:
+        ValueError: `smoothed` is not callable.
     """
+    require_callable("smoothed", smoothed, "pass esjax.smooth(block, ...)")
 
     def objective(key: Any, logits: Array, labels: Array) -> Result:
         keys = jax.random.split(key, logits.shape[0])
@@ -66,14 +71,18 @@ def per_example(smoothed: Callable[..., Array]) -> Objective:
             report = diagnostics.combined(reports)
         else:
             rewards, report = jax.vmap(smoothed)(keys, logits, labels), None
-        if getattr(rewards, "shape", None) != labels.shape:
-            raise ValueError(
-                f"the rewards of a batch have shape {jax.tree.map(jax.numpy.shape, rewards)} instead of "
-                f"{labels.shape}; return one number, shape (), from the block"
-            )
+        _check_rewards(rewards, labels, "return one number, shape (), from the block")
         return -rewards.mean(), report
 
     return objective
+
+
+def _check_rewards(rewards: Any, labels: Array, remedy: str) -> None:
+    if getattr(rewards, "shape", None) != labels.shape:
+        raise ValueError(
+            f"the rewards of a batch have shape {jax.tree.map(jnp.shape, rewards)} instead of "
+            f"{labels.shape}; {remedy}"
+        )
 
 
 # --- sampled -----------------------------------------------------------------------------------------
@@ -103,8 +112,9 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
             K − 1 per example, and one sample is drawn at least.
 
     Raises:
-        ValueError: by `esjax.smooth_decisions`, for σ out of range, when called.
+        ValueError: N is out of range; or, by `esjax.smooth_decisions`, when called, σ is.
     """
+    require_at_least("num_samples", num_samples, 1)
 
     def objective(key: Any, logits: Array, labels: Array) -> Result:
         num_classes = logits.shape[-1]
@@ -124,11 +134,18 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
 
 
 def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
-    """Makes the objective −mean of `rewards(logits (B, K), labels (B,))` (B,), which needs no samples."""
+    """Makes the objective −mean of `rewards(logits (B, K), labels (B,))` (B,), which needs no samples.
+
+    Raises:
+        ValueError: `rewards` is not callable; or, when called, it returns another shape.
+    """
+    require_callable("rewards", rewards, "pass a function such as esjax.exact.accuracy with its sigma")
 
     def objective(key: Any, logits: Array, labels: Array) -> Result:
         del key
-        return -rewards(logits, labels).mean(), None
+        found = rewards(logits, labels)
+        _check_rewards(found, labels, "return one number for each example, shape (B,)")
+        return -found.mean(), None
 
     return objective
 

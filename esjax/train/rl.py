@@ -13,6 +13,7 @@ import optax
 
 import esjax
 from esjax.train import cartpole
+from esjax.train.checks import require_one_of
 from esjax.train.config import RLConfig
 
 Array = jax.Array
@@ -77,7 +78,12 @@ def _executor(config: RLConfig) -> Any:
 
 
 def returns(environment: str, executor: Executor | None) -> Callable[[cartpole.Params, Any], Array]:
-    """Returns the block: `(params, key) -> return ()` of an episode, in JAX or on the host."""
+    """Returns the block: `(params, key) -> return ()` of an episode, in JAX or on the host.
+
+    Raises:
+        ValueError: `environment` is neither "gymnasium" nor "jax".
+    """
+    require_one_of("environment", environment, ("gymnasium", "jax"))
     if environment == "jax":
         return cartpole.episode
     on_host = esjax.host.wrap(cartpole.episode_on_host, np.float32(0), executor)

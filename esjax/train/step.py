@@ -11,6 +11,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from esjax.train import models
+from esjax.train.checks import require_callable
 from esjax.train.objectives import Objective, Result
 
 Array = jax.Array
@@ -79,8 +80,13 @@ def make_trainer(
         optimizer: any of Optax's.
 
     Raises:
-        ValueError: by a step, where the objective returns something else.
+        ValueError: an argument is of another kind; or, by a step, the objective returns something else.
     """
+    if not isinstance(network, nnx.Module):
+        raise ValueError(f"network={network!r} is no flax.nnx.Module; pass one, made with its rngs")
+    require_callable("objective", objective, "pass one of esjax.train.objectives")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer={optimizer!r} is none of Optax; pass one such as optax.adam(1e-3)")
     graphdef, params, variables = cast(tuple[Any, Any, Any], nnx.split(network, nnx.Param, ...))
 
     def forward(params: Any, variables: Any, images: Any) -> Any:

@@ -1,0 +1,643 @@
+"""Every kind of misuse in one table: the error's type, the argument that it names, and the remedy."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import esjax
+from esjax import blocks, decisions, diagnostics, exact, host, noise, samplers
+
+KEY = jax.random.key(0)
+X, Y = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
+ROW, CLASSES = np.zeros(3, np.float32), np.array([0, 1, 2])
+NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
+NAN, INF = float("nan"), float("inf")
+
+
+def _step(x):
+    return jnp.where(x > 0, 1.0, 0.0)
+
+
+def _summed(*_):
+    return jnp.float32(1)
+
+
+def _three(key, dtype):
+    return jax.random.normal(key, (3,), dtype)
+
+
+def _control(value, mean):
+    return (lambda x: value), (lambda x, sigma: mean)
+
+
+# --- esjax.smooth -------------------------------------------------------------------------------------
+
+
+def _smooth(x=1.0, args=(), key=KEY, at=None, **options):
+    options = {"fun": _step, "sigma": 1.0, "num_samples": 4} | options
+    return lambda: esjax.smooth(options["fun"], **_but(options, "fun"))(key, x, *args, sigma=at)
+
+
+def _but(options, *names):
+    return {name: value for name, value in options.items() if name not in names}
+
+
+_ONE_KEY = r"is not one PRNG key; pass jax\.random\.key"
+
+SMOOTH = {
+    "fun no function": (_smooth(fun=3), "fun=3 is not callable", "pass the function"),
+    "sigma zero": (_smooth(sigma=0.0), r"sigma=0\.0", "finite number > 0", "from_logits suggests"),
+    "sigma negative": (_smooth(sigma=-1.0), r"sigma=-1\.0", "finite number > 0"),
+    "sigma NaN": (_smooth(sigma=NAN), "sigma=nan", "finite number > 0"),
+    "sigma infinite": (_smooth(sigma=INF), "sigma=inf", "finite number > 0"),
+    "sigma 0 in float32": (_smooth(sigma=1e-300), "sigma=1e-300", "> 0 in float32"),
+    "sigma inf in float32": (_smooth(sigma=1e300), r"sigma=1e\+300", "finite .* in float32"),
+    "sigma text": (_smooth(sigma="a"), "sigma='a' is not a number", "use numbers > 0"),
+    "sigma None": (_smooth(sigma=None), "sigma=None is not a number", "use numbers > 0"),
+    "sigma bool": (_smooth(sigma=True), "sigma=True is not a number", "use numbers > 0"),
+    "sigma complex": (_smooth(sigma=1j), "sigma=1j is not a number", "use numbers > 0"),
+    "sigma has a zero": (_smooth(jnp.ones(2), sigma=jnp.array([1.0, 0.0])), r"sigma=0\.0", "> 0"),
+    "sigma has a negative": (_smooth({"a": jnp.ones(2)}, sigma={"a": -2.0}), r"sigma\['a'\]=-2\.0", "> 0"),
+    "sigma structure": (
+        _smooth({"a": jnp.ones(2)}, sigma={"b": 1.0}),
+        "sigma has structure",
+        "give one number",
+    ),
+    "sigma shape": (
+        _smooth(jnp.ones(2), sigma=jnp.ones(3)),
+        r"sigma has shape \(3,\), and x there has \(2,\)",
+        "give one number",
+    ),
+    "sigma at the call": (_smooth(at=0.0), r"sigma=0\.0", "finite number > 0"),
+    "sigma at the call text": (_smooth(at="a"), "sigma='a' is not a number", "use numbers > 0"),
+    "num_samples zero": (_smooth(num_samples=0), "num_samples=0", "whole number >= 1"),
+    "num_samples float": (_smooth(num_samples=2.0), r"num_samples=2\.0", "whole number >= 1"),
+    "num_samples bool": (_smooth(num_samples=True), "num_samples=True", "whole number >= 1"),
+    "num_samples text": (_smooth(num_samples="4"), "num_samples='4'", "whole number >= 1"),
+    "num_samples beyond int32": (_smooth(num_samples=2**31), "num_samples=2147483648", "average several"),
+    "num_samples one": (_smooth(num_samples=1), "num_samples=1 ", "num_samples >= 2", "baselines.none"),
+    "num_samples one, ranks": (
+        _smooth(num_samples=1, baseline=esjax.baselines.centered_rank),
+        "num_samples=1 ",
+        "num_samples >= 2",
+    ),
+    "num_samples odd": (
+        _smooth(num_samples=3, sampler=samplers.antithetic),
+        "num_samples=3 is odd",
+        "use num_samples=4",
+    ),
+    "num_samples one group": (
+        _smooth(num_samples=2, sampler=samplers.antithetic),
+        "num_samples=2",
+        "use num_samples >= 3",
+    ),
+    "chunk_size zero": (_smooth(chunk_size=0), "chunk_size=0", "whole number >= 1"),
+    "discard no function": (_smooth(discard=1), "discard=1 is not callable", r"jnp\.isnan"),
+    "discard no bool": (_smooth(discard=jnp.abs), "discard turns values.*float32", "return one bool"),
+    "discard one bool": (
+        _smooth(discard=lambda v: jnp.isnan(v).any()),
+        r"discard turns values \(1,\) into \(\)",
+        "return one bool",
+    ),
+    "discard text": (_smooth(discard=lambda v: "a"), "value of discard='a'", "return arrays from discard"),
+    "control no pair": (_smooth(control=1), "control=1", "must be a pair of functions"),
+    "control value": (
+        _smooth(control=_control(jnp.ones(2), 1.0)),
+        r"control\[0\] returns",
+        "of the same structure",
+    ),
+    "control mean": (
+        _smooth(control=_control(jnp.float32(1), jnp.ones(2))),
+        r"control\[1\] returns",
+        "of the same structure",
+    ),
+    "control and six samples": (
+        _smooth(control=_control(1.0, 1.0), num_samples=6),
+        "num_samples=6",
+        "multiple of 4 with control",
+    ),
+    "control and discard": (
+        _smooth(control=_control(1.0, 1.0), discard=jnp.isnan),
+        "discard=.*together with control",
+        "use one of the two",
+    ),
+    "noise text": (_smooth(noise="normal"), "noise='normal' is no Noise", r"esjax\.noise"),
+    "sampler text": (_smooth(sampler="sobol"), "sampler='sobol' is not callable", r"esjax\.samplers"),
+    "sampler no Groups": (_smooth(sampler=lambda *_: 3), "sampler=.* returns a int", r"samplers\.Groups"),
+    "sampler empty groups": (
+        _smooth(sampler=lambda *_: samplers.Groups(0, None)),
+        "sampler's groups=0",
+        "whole number >= 1",
+    ),
+    "sampler other shape": (
+        _smooth(sampler=lambda *_: samplers.Groups(2, _three)),
+        r"sampler=.*draws float32\[3\] for a group of 2",
+        r"return float32\[2, 1\]",
+    ),
+    "baseline text": (_smooth(baseline="none"), "baseline='none' is no Baseline", r"esjax\.baselines"),
+    "sharding text": (_smooth(sharding="x"), "sharding='x'", "NamedSharding"),
+    "key a number": (_smooth(key=0), "key=0 " + _ONE_KEY),
+    "key None": (_smooth(key=None), "key=None " + _ONE_KEY),
+    "key floating": (_smooth(key=jnp.float32(1)), r"key=float32\[\] " + _ONE_KEY),
+    "key of three words": (_smooth(key=jnp.zeros(3, jnp.uint32)), r"key=uint32\[3\] " + _ONE_KEY),
+    "keys": (_smooth(key=jax.random.split(KEY, 3)), r"key=key<fry>\[3\] " + _ONE_KEY, "jax.vmap over"),
+    "x text": (_smooth("a"), "x='a' is no array", "pass arrays"),
+    "x objects": (_smooth(np.array([None])), "x=array.*is no array", "pass arrays"),
+    "x integer": (_smooth(1), "x has dtype int32", r"astype\(jnp\.float32\)"),
+    "x complex": (_smooth(1j), "x has dtype complex64", r"astype\(jnp\.float32\)"),
+    "x a key": (_smooth(KEY), "x has dtype key", "pass it in args"),
+    "x with integers": (
+        _smooth({"a": 1.0, "b": jnp.arange(2)}),
+        r"x\['b'\] has dtype int32",
+        r"astype\(jnp\.float32\)",
+    ),
+    "x empty": (_smooth({}), "x has no arrays", "give at least one"),
+    "x None": (_smooth(None), "x has no arrays", "give at least one"),
+    "args text": (
+        _smooth(fun=lambda x, how: x, args=("mean",)),
+        r"args\[0\]='mean' is no array",
+        "let fun close over",
+    ),
+    "fun to bool": (_smooth(fun=lambda x: x > 0), "value of fun has dtype bool", "return floating arrays"),
+    "fun to integer": (
+        _smooth(fun=lambda x: (x, jnp.int32(1))),
+        r"value of fun\[1\] has dtype int32",
+        "return floating arrays",
+    ),
+    "fun to nothing": (_smooth(fun=lambda x: None), "value of fun has no arrays", "give at least one"),
+    "fun to text": (_smooth(fun=lambda x: "a"), "value of fun='a' is no array", "return arrays from fun"),
+}
+
+# --- esjax.smooth_decisions, esjax.decisions ----------------------------------------------------------
+
+
+def _differentiating(chosen):
+    return jax.grad(jnp.sum)(chosen)
+
+
+def _decide(x=X, args=(), key=KEY, **options):
+    given = {
+        "fun": lambda chosen: chosen.sum().astype(jnp.float32),
+        "decision": decisions.argmax,
+        "sigma": 1.0,
+        "num_samples": 4,
+    } | options
+    return lambda: esjax.smooth_decisions(given["fun"], **_but(given, "fun"))(key, x, *args)
+
+
+_LOCAL = decisions.local_expectation
+
+DECISIONS = {
+    "fun no function": (_decide(fun=3), "fun=3 is not callable", "pass a function"),
+    "fun to integers": (_decide(fun=lambda c: c.sum()), "value of fun has dtype int32", "return floating"),
+    "fun to text": (_decide(fun=lambda c: "a"), "value of fun='a' is no array", "return arrays"),
+    "fun differentiates": (_decide(fun=_differentiating), "fun asks for a derivative", "esjax.smooth"),
+    "decision text": (_decide(decision="argmax"), "decision='argmax' is not callable", "pass a function"),
+    "decision no Law": (
+        _decide(decision=lambda x, sigma, noise: 3),
+        "decision=.*returns a int",
+        r"return a decisions\.Law",
+    ),
+    "decision of JAX": (
+        _decide(decision=jnp.argmax),
+        "decision=.*is no function .*Law",
+        "use one of esjax.decisions",
+    ),
+    "estimator text": (_decide(estimator="score"), "estimator='score' is not callable", "pass a function"),
+    "sigma zero": (_decide(sigma=0.0), r"sigma=0\.0", "finite number > 0"),
+    "sigma shape": (_decide(sigma=jnp.ones(3)), r"sigma has shape \(3,\)", r"broadcast to \(2,\); use one"),
+    "sigma a dict": (_decide(sigma={"a": 1.0}), "sigma is a dict", "give one number"),
+    "num_samples zero": (_decide(num_samples=0), "num_samples=0", "whole number >= 1"),
+    "num_samples None": (_decide(num_samples=None), "num_samples=None", "score; use num_samples >= 2"),
+    "num_samples one": (_decide(num_samples=1), "num_samples=1 is too few for score", ">= 2"),
+    "num_samples beyond int32": (_decide(num_samples=2**31), "num_samples=2147483648", "average several"),
+    "num_samples None, local": (
+        _decide(num_samples=None, estimator=_LOCAL),
+        "num_samples=None is too few for local_expectation",
+        "use num_samples >= 1",
+    ),
+    "num_samples, local": (
+        _decide(num_samples=2**30, estimator=_LOCAL),
+        "num_samples=1073741824 .*more than 2.31 evaluations",
+        "use the option coordinates",
+    ),
+    "num_samples, enumeration": (
+        _decide(estimator=decisions.enumeration),
+        "num_samples=4 is not used by enumeration",
+        "leave it out",
+    ),
+    "too many outcomes": (
+        _decide(jnp.zeros((20, 3)), estimator=decisions.enumeration, num_samples=None),
+        "10.9.5 outcomes, and enumeration sums over 65536 at most",
+        r"jax\.vmap",
+    ),
+    "coordinates zero": (
+        _decide(estimator=partial(_LOCAL, coordinates=0)),
+        "coordinates=0",
+        "whole number >= 1",
+    ),
+    "coordinates too many": (
+        _decide(estimator=partial(_LOCAL, coordinates=4)),
+        "coordinates=4 is more than the 2 decisions",
+        "use fewer, or None",
+    ),
+    "noise text": (_decide(noise="normal"), "noise='normal' is no Noise", r"esjax\.noise"),
+    "noise without a law": (_decide(noise=noise.cauchy), "noise=cauchy has no closed form", "noise.gumbel"),
+    "noise of rankings": (
+        _decide(noise=noise.normal, decision=decisions.ranking),
+        "noise=.*no known law of rankings",
+        "use esjax.noise.gumbel",
+    ),
+    "noise of thresholds": (
+        lambda: decisions.threshold(X, 1.0, "normal"),
+        "noise='normal'",
+        "noise.logistic",
+    ),
+    "chunk_size zero": (_decide(chunk_size=0), "chunk_size=0", "whole number >= 1"),
+    "key a number": (_decide(key=0), "key=0 " + _ONE_KEY),
+    "args text": (_decide(args=("a",)), r"args\[0\]='a' is no array", "let fun close over"),
+    "x integer": (_decide(X.astype(int)), "x has dtype int32", "give the scores that decide"),
+    "x a dict": (_decide({"a": X}), "x is a dict", "give one array"),
+    "x text": (_decide("a"), "x='a' is no array", "give one array of scores"),
+    "x empty": (_decide(X[:0]), r"x has shape \(0, 3\)", "leave empty batches out"),
+    "x with NaN": (_decide(X.at[0, 0].set(NAN)), "x holds NaN", "debug_nans"),
+    "x all masked": (_decide(X.at[0].set(-INF)), "x of an example are all −inf", "at least one class"),
+    "x of one class": (_decide(X[:, :1]), r"x has shape \(2, 1\)", "at least two classes"),
+    "x of one item": (_decide(X[:, :1], decision=decisions.ranking), "x has shape", "at least two items"),
+    "x infinite": (
+        _decide(X.at[0, 0].set(INF), decision=decisions.ranking),
+        "x holds NaN or infinite",
+        "give ranking finite ones",
+    ),
+    "x of ranking text": (lambda: decisions.ranking("a", 1.0), "x='a' is no array", "array of numbers"),
+    "x of threshold text": (lambda: decisions.threshold("a", 1.0), "x='a' is no array", "array of numbers"),
+    "x of argmax text": (lambda: decisions.argmax("a", 1.0), "x='a' is no array", "array of numbers"),
+}
+
+# --- esjax.samplers, esjax.noise ----------------------------------------------------------------------
+
+_SAMPLERS = ("iid", "antithetic", "orthogonal", "latin_hypercube", "sobol", "auto")
+
+SAMPLERS = {
+    **{
+        f"{name} {argument}": (partial(getattr(samplers, name), *args), *match)
+        for name in _SAMPLERS
+        for argument, args, *match in (
+            ("num_samples", (0, 3, noise.normal), "num_samples=0", "whole number >= 1"),
+            ("dim", (4, 2.0, noise.normal), r"dim=2\.0", "whole number >= 1"),
+            ("noise", (4, 3, "normal"), "noise='normal' is no Noise", r"esjax\.noise"),
+        )
+    },
+    "antithetic noise": (
+        lambda: samplers.antithetic(4, 3, noise.gumbel),
+        "sampler=antithetic.*needs symmetric noise",
+        r"sampler=esjax\.samplers\.iid",
+    ),
+    "sobol dim": (
+        lambda: samplers.sobol(4, 21_202, noise.normal),
+        "dim=21202: .*at most 21201",
+        r"esjax\.samplers\.orthogonal",
+    ),
+}
+
+# --- esjax.exact --------------------------------------------------------------------------------------
+
+_NO_ARRAY = {"'a'": "a", "None": None, "{}": {}}
+
+EXACT = {
+    **{
+        f"logits {text}": (lambda given=given: exact.argmax_probs(given, 1.0), f"logits={text}", "no array")
+        for text, given in _NO_ARRAY.items()
+    },
+    "logits integer": (lambda: exact.argmax_probs(CLASSES, 1.0), "logits has dtype int", "jnp.float32"),
+    "logits complex": (
+        lambda: exact.argmax_probs(X.astype(complex), 1.0),
+        "logits has dtype complex",
+        "jnp.float32",
+    ),
+    "logits one class": (lambda: exact.argmax_probs(X[:, :1], 1.0), r"logits has shape \(2, 1\)", "two cl"),
+    "logits number": (lambda: exact.argmax_probs(jnp.float32(1), 1.0), r"logits has shape \(\)", "two cl"),
+    "logits NaN": (lambda: exact.argmax_probs(X.at[0].set(NAN), 1.0), "logits holds NaN", "debug_nans"),
+    "logits masked": (lambda: exact.argmax_probs(X.at[0].set(-INF), 1.0), "logits .*all −inf", "unmasked"),
+    "sigma zero": (lambda: exact.argmax_probs(X, 0.0), r"sigma=0\.0", "finite number > 0"),
+    "sigma negative": (lambda: exact.top_k_probs(X, 1, -1.0), r"sigma=-1\.0", "finite number > 0"),
+    "sigma None": (lambda: exact.accuracy(X, Y, None), "sigma=None is not a number", "use numbers > 0"),
+    "sigma a dict": (lambda: exact.accuracy(X, Y, {"a": 1.0}), "sigma=.*is no array", "give one number"),
+    "sigma shape": (lambda: exact.argmax_probs(X, jnp.ones(3)), r"sigma has shape \(3,\)", "use one number"),
+    "nodes too few": (lambda: exact.argmax_probs(X, 1.0, num_nodes=7), "num_nodes=7", "at least 8, or None"),
+    "nodes float": (lambda: exact.argmax_probs(X, 1.0, num_nodes=20.0), "num_nodes=20", "whole number >= 1"),
+    "noise text": (lambda: exact.argmax_probs(X, 1.0, noise="normal"), "noise='normal'", "esjax.noise.gum"),
+    "noise, classes": (
+        lambda: exact.argmax_probs(X, 1.0, noise=noise.logistic),
+        "noise=logistic has no closed form",
+        r"use esjax\.noise\.normal or esjax\.noise\.gumbel",
+    ),
+    "noise, labels": (lambda: exact.accuracy(X, Y, 1.0, noise=noise.cauchy), "noise=cauchy", "esjax.smooth"),
+    "noise, steps": (lambda: exact.threshold_probs(X, 1.0, noise=noise.laplace), "noise=laplace", "logistic"),
+    "labels text": (lambda: exact.accuracy(X, "a", 1.0), "labels='a' is no array", "give integer classes"),
+    "labels too large": (lambda: exact.accuracy(X, Y + 3, 1.0), "labels=3 is out of range", "use 0 to 2"),
+    "labels negative": (lambda: exact.accuracy(X, Y - 1, 1.0), "labels=-1 is out of range", "use 0 to 2"),
+    "labels floating": (lambda: exact.accuracy(X, ROW[:2], 1.0), "labels has dtype float32", "give one int"),
+    "labels shape": (lambda: exact.accuracy(X, 0, 1.0), r"labels .* shape \(\)", r"one .*each.*\(2,\)"),
+    "labels of top k": (lambda: exact.top_k_accuracy(X, Y + 3, 1, 1.0), "labels=3 is out", "use 0 to 2"),
+    "k too large": (lambda: exact.top_k_probs(X, 4, 1.0), "k=4 is more than the 3 classes", "use k <= 3"),
+    "k zero": (lambda: exact.top_k_probs(X, 0, 1.0), "k=0", "whole number >= 1"),
+    "k bool": (lambda: exact.top_k_accuracy(X, Y, True, 1.0), "k=True", "whole number >= 1"),
+    "x NaN": (lambda: exact.threshold_probs(jnp.nan, 1.0), "x holds NaN", "debug_nans"),
+    "x integer": (lambda: exact.threshold_probs(1, 1.0), "x has dtype int32", "jnp.float32"),
+    "threshold infinite": (
+        lambda: exact.threshold_probs(X, 1.0, threshold=jnp.inf),
+        "threshold=inf must be finite",
+        "use a number in the units of x",
+    ),
+    "threshold text": (
+        lambda: exact.threshold_probs(X, 1.0, threshold="a"),
+        "threshold='a' is no array",
+        "give one number",
+    ),
+    "threshold shape": (
+        lambda: exact.threshold_probs(X, 1.0, threshold=jnp.ones(2)),
+        r"threshold has shape \(2,\)",
+        "use one number or that shape",
+    ),
+}
+
+# --- esjax.blocks -------------------------------------------------------------------------------------
+
+BLOCKS = {
+    "accuracy logits text": (lambda: blocks.accuracy("a", 0), "logits='a' is no array", "of numbers"),
+    "accuracy logits batch": (lambda: blocks.accuracy(X, 0), r"logits has shape \(2, 3\)", r"jax\.vmap"),
+    "accuracy logits empty": (lambda: blocks.accuracy(ROW[:0], 0), r"logits has shape \(0,\)", r"\(K,\)"),
+    "accuracy logits integer": (lambda: blocks.accuracy(CLASSES, 0), "logits has dtype int", "floating"),
+    "accuracy label large": (lambda: blocks.accuracy(ROW, 3), "label=3 is out of range", "use 0 to 2"),
+    "accuracy label negative": (lambda: blocks.accuracy(ROW, -1), "label=-1 is out of range", "use 0 to 2"),
+    "accuracy label floating": (lambda: blocks.accuracy(ROW, 1.0), "label has dtype float32", "integer"),
+    "accuracy label bool": (lambda: blocks.accuracy(ROW, True), "label has dtype bool", "integer classes"),
+    "accuracy labels": (lambda: blocks.accuracy(ROW, Y), r"label has shape \(2,\)", "one integer class"),
+    "accuracy label None": (lambda: blocks.accuracy(ROW, None), "label=None is no array", "one integer"),
+    "top-k label": (lambda: blocks.top_k_accuracy(ROW, 3, k=1), "label=3 is out of range", "use 0 to 2"),
+    "top-k k large": (lambda: blocks.top_k_accuracy(ROW, 0, k=4), "k=4 is more than the 3", "use k <= 3"),
+    "top-k k zero": (lambda: blocks.top_k_accuracy(ROW, 0, k=0), "k=0", "whole number >= 1"),
+    "f1 text": (lambda: blocks.f1("a", "b"), "predicted='a' is no array", "array of numbers"),
+    "f1 predicted": (lambda: blocks.f1(CLASSES, CLASSES, num_classes=2), "predicted=2 is out", "use 0 to 1"),
+    "f1 labels": (lambda: blocks.f1(CLASSES, CLASSES - 1, num_classes=3), "labels=-1 is out", "use 0 to 2"),
+    "f1 shapes": (
+        lambda: blocks.f1(CLASSES, CLASSES[:2], num_classes=3),
+        r"predicted has shape \(3,\) and labels \(2,\)",
+        r"give both as \(B,\)",
+    ),
+    "f1 floating": (lambda: blocks.f1(ROW, CLASSES, num_classes=3), "predicted has dtype float", "integer"),
+    "f1 no classes": (lambda: blocks.f1(CLASSES, CLASSES, num_classes=0), "num_classes=0", "number >= 1"),
+    "f1 average": (
+        lambda: blocks.f1(CLASSES, CLASSES, num_classes=3, average="mean"),
+        "average='mean'",
+        "must be 'macro' or 'micro'",
+    ),
+    "f1 not binary": (lambda: blocks.f1(CLASSES, CLASSES), "predicted=2 is out of range", "use 0 to 1"),
+    "f1 three axes": (
+        lambda: blocks.f1(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), bool)),
+        r"predicted has shape \(1, 2, 3\)",
+        r"give both as \(B,\) or \(B, L\)",
+    ),
+    "jaccard mask": (
+        lambda: blocks.jaccard(CLASSES, CLASSES, num_classes=3, mask=ROW),
+        r"mask is float32\[3\]",
+        "give a bool for each",
+    ),
+    "jaccard average": (
+        lambda: blocks.jaccard(CLASSES, CLASSES, num_classes=3, average=None),
+        "average=None",
+        "must be 'macro' or 'micro'",
+    ),
+    "matthews range": (lambda: blocks.matthews(CLASSES, CLASSES), "predicted=2 is out", "use 0 to 1"),
+    "kappa shapes": (lambda: blocks.cohen_kappa(CLASSES, X), r"and labels \(2, 3\)", r"both as \(B,\)"),
+    "dice shapes": (
+        lambda: blocks.dice(CLASSES > 0, CLASSES[:2] > 0),
+        r"predicted has shape \(3,\) and labels \(2,\)",
+        "the same shape",
+    ),
+    "dice values": (lambda: blocks.dice(CLASSES, CLASSES), "predicted=2 is out of range", "use 0 to 1"),
+    "dice mask transposed": (
+        lambda: blocks.dice(X > 0, X > 0, mask=X.T > 0),
+        r"mask is bool\[3, 2\], and predicted has shape \(2, 3\)",
+        "give a bool for each",
+    ),
+    "ndcg lengths": (
+        lambda: blocks.ndcg(ROW, Y),
+        r"scores \(3,\), relevance \(2,\)",
+        "vectors of one length",
+    ),
+    "ndcg k": (lambda: blocks.ndcg(ROW, CLASSES, k=0), "k=0", "whole number >= 1"),
+    "ndcg gain": (lambda: blocks.ndcg(ROW, CLASSES, gain="log"), "gain='log'", "'exponential' or 'linear'"),
+    "ndcg negative": (lambda: blocks.ndcg(ROW, -CLASSES), r"relevance holds -1\.0", "give numbers >= 0"),
+    "ndcg complex": (lambda: blocks.ndcg(ROW, ROW + 0j), "relevance has dtype complex", "real numbers"),
+    "reciprocal rank mask": (
+        lambda: blocks.reciprocal_rank(ROW, CLASSES, mask=CLASSES),
+        r"mask is int32\[3\]",
+        "give a bool for each",
+    ),
+    "average precision": (
+        lambda: blocks.average_precision(X, X),
+        r"scores \(2, 3\)",
+        r"jax\.vmap over lists",
+    ),
+    "concordance lengths": (lambda: blocks.concordance(ROW, ROW, Y), r"events \(2,\)", "vectors of one len"),
+    "concordance events": (
+        lambda: blocks.concordance(ROW, ROW, CLASSES),
+        r"events holds 2\.0",
+        "booleans, or 0 and 1",
+    ),
+    "concordance times": (lambda: blocks.concordance(ROW, ROW + 0j, ROW), "times has dtype", "real numbers"),
+    "edit distance floating": (
+        lambda: blocks.edit_distance(ROW, CLASSES),
+        r"predicted is float32\[3\]",
+        "give integer tokens",
+    ),
+    "edit distance text": (
+        lambda: blocks.edit_distance("abc", "abd"),
+        "predicted='abc' is no array",
+        "give integer tokens",
+    ),
+    "edit distance length": (
+        lambda: blocks.edit_distance(CLASSES, CLASSES, reference_length=4),
+        "reference_length=4",
+        r"must be in \[0, 3\]",
+    ),
+    "word error rate length": (
+        lambda: blocks.word_error_rate(CLASSES, CLASSES, predicted_length=0.5),
+        r"predicted_length is float32\[\]",
+        "give one integer",
+    ),
+}
+
+# --- esjax.host ---------------------------------------------------------------------------------------
+
+
+def _wrap(**options):
+    return lambda: host.wrap(**{"python_fun": np.sum, "result": NUMBER} | options)
+
+
+HOST = {
+    "python_fun": (_wrap(python_fun=3), "python_fun=3 is not callable", "pass a function"),
+    "result empty": (_wrap(result=()), r"result=\(\) has no arrays", "give what python_fun returns"),
+    "result text": (_wrap(result="float"), "result='float' is no array", "ShapeDtypeStruct"),
+    "result a type": (_wrap(result=float), "result=.*float.* is no array", "ShapeDtypeStruct"),
+    "executor": (_wrap(executor=2), r"executor=2 is no concurrent\.futures\.Executor", "for Dask pass"),
+    "timeout alone": (_wrap(timeout=1.0), r"timeout=1\.0 needs an executor", r"esjax\.host\.ProcessPool"),
+    "timeout zero": (_wrap(timeout=0.0), r"timeout=0\.0 must be a finite number > 0", "give seconds"),
+    "timeout bool": (_wrap(timeout=True), "timeout=True must be a finite number > 0", "give seconds"),
+    "retries": (_wrap(retries=-1), "retries=-1", "whole number >= 0"),
+    "retries bool": (_wrap(retries=True), "retries=True", "whole number >= 0"),
+    "on_error": (_wrap(on_error=0.0), r"on_error=0\.0 is not callable", "pass a function"),
+    "a key": (lambda: _wrap()()(KEY), "args has a typed PRNG key", r"pass jax\.random\.key_data"),
+    "args text": (lambda: _wrap()()("a"), r"args\[0\]='a' is no array", "let python_fun close over"),
+    "gradient": (lambda: jax.grad(_wrap()())(ROW), "sum.*has no gradient", r"esjax\.smooth"),
+    "num_workers": (lambda: host.ProcessPool(0), "num_workers=0", "whole number >= 1"),
+    "num_workers text": (lambda: host.ProcessPool("2"), "num_workers='2'", "whole number >= 1"),
+}
+
+# --- esjax.diagnostics, esjax.sigma -------------------------------------------------------------------
+
+
+def _report(axes=()):
+    return diagnostics.Report(*(jnp.ones(axes) for _ in diagnostics.Report._fields))
+
+
+def _diagnose(smoothed=None, key=KEY, x=1.0, **options):
+    smoothed = esjax.smooth(_step, sigma=1.0, num_samples=4, **options) if smoothed is None else smoothed
+    return lambda: diagnostics.diagnose(smoothed, key, x)
+
+
+def _speed(smoothed, **options):
+    return lambda: diagnostics.evaluations_per_second(smoothed, KEY, 1.0, **options)
+
+
+def _calibrate(x=ROW + 1, fun=jnp.sum, args=(), key=KEY, **options):
+    return lambda: esjax.sigma.calibrate(fun, key, x, *args, **{"num_samples": 4} | options)
+
+
+def _from(logits=X, **options):
+    return lambda: esjax.sigma.from_logits(logits, **options)
+
+
+DIAGNOSTICS = {
+    "smoothed": (_diagnose(jnp.sum), "smoothed=.*has no report", r"pass what esjax\.smooth returns"),
+    "control": (_diagnose(control=(_step, lambda x, sigma: _step(x))), "control", "leave control out"),
+    "key": (_diagnose(key=0), "key=0 " + _ONE_KEY),
+    "x": (_diagnose(x="a"), "x='a' is no array", "pass arrays"),
+    "speed of no smoothed": (_speed(_step), "smoothed=.*has no report", r"what esjax\.smooth returns"),
+    "speed num_calls": (
+        _speed(esjax.smooth(_step, sigma=1.0, num_samples=4), num_calls=0),
+        "num_calls=0",
+        "number >= 1",
+    ),
+    "wanted zero": (lambda: _report().num_samples_for(0), "signal_to_noise=0", "number > 0; 1 is a good one"),
+    "wanted bool": (lambda: _report().num_samples_for(True), "signal_to_noise=True", "1 is a good one"),
+    "wanted text": (lambda: _report().num_samples_for("a"), "signal_to_noise='a'", "1 is a good one"),
+    "combined of one": (
+        lambda: diagnostics.combined(_report()),
+        "reports is the report of one",
+        r"jax\.vmap",
+    ),
+    "combined text": (lambda: diagnostics.combined("a"), "reports='a' is no Report", "pass what"),
+    "combined axis": (lambda: diagnostics.combined(_report(2), axis=1), "axis=1", r"in \[-1, 0\].* or None"),
+    "plot of one": (lambda: diagnostics.plot(_report()), r"reports has arrays of shape \(\)", r"to \(T,\)"),
+    "plot text": (lambda: diagnostics.plot("a"), "reports='a' is no Report", "pass what"),
+    "plot steps": (
+        lambda: diagnostics.plot(_report(2), steps=[1]),
+        r"steps has shape \(1,\)",
+        "the 2 reports",
+    ),
+}
+
+SIGMA = {
+    "logits text": (_from("a"), "logits='a' is no array", "give an array of numbers"),
+    "logits equal": (_from(X), r"logits have spread 0\.0", "choose sigma yourself"),
+    "logits NaN": (_from(X * NAN), "logits have spread nan", "choose sigma yourself"),
+    "logits one class": (_from(X[:, :1]), r"logits has .*shape \(2, 1\)", "at least two classes"),
+    "logits integer": (_from(CLASSES), "logits has dtype int", "give floating logits"),
+    "factor zero": (_from(factor=0.0), r"factor=0\.0", "number > 0; 10 is a good one"),
+    "factor NaN": (_from(factor=NAN), "factor=nan", "number > 0; 10 is a good one"),
+    "factor text": (_from(factor="a"), "factor='a'", "number > 0; 10 is a good one"),
+    "features vector": (_from(features=ROW), r"features has .*shape \(3,\)", r"floating \(B, H\)"),
+    "features integer": (
+        _from(features=np.ones((3, 2), int)),
+        "features has dtype int",
+        r"floating \(B, H\)",
+    ),
+    "features text": (_from(features="a"), "features='a' is no array", "array of numbers"),
+    "calibrate key": (_calibrate(key=0), "key=0 " + _ONE_KEY),
+    "calibrate fun": (_calibrate(fun=3), "fun=3 is not callable", "pass the function"),
+    "calibrate vector": (
+        _calibrate(fun=lambda x: x),
+        r"fun returns \(3,\) instead of one number",
+        "into fun",
+    ),
+    "calibrate x integer": (_calibrate(CLASSES), "x has dtype int", r"astype\(jnp\.float32\)"),
+    "calibrate x text": (_calibrate("a"), "x='a' is no array", "pass arrays"),
+    "calibrate x None": (_calibrate(None, fun=_summed), "x has no arrays", "give at least one"),
+    "calibrate x zero": (_calibrate(ROW), r"x has root mean square 0\.0", "pass sigmas"),
+    "calibrate x zero, sigmas": (_calibrate(ROW, sigmas=[1.0]), "x has root mean square", "pass optimizer"),
+    "calibrate args": (_calibrate(fun=_summed, args=("a",)), r"args\[0\]='a' is no array", "let fun close"),
+    "calibrate num_samples": (_calibrate(num_samples=1), "num_samples=1 ", "num_samples >= 2"),
+    "calibrate descending": (_calibrate(sigmas=[1.0, 0.5]), "sigmas=.*must be finite numbers", "ascending"),
+    "calibrate sigmas zero": (_calibrate(sigmas=[0.0, 0.5]), "sigmas=.*must be finite numbers", "> 0"),
+    "calibrate one number": (_calibrate(sigmas=1.0), r"sigmas=1\.0 must be finite numbers", r"\(S,\) > 0"),
+    "calibrate sigmas text": (_calibrate(sigmas="a"), "sigmas='a' is no array", "array of numbers"),
+    "calibrate repeats": (_calibrate(num_repeats=1), "num_repeats=1", "must be >= 2"),
+    "calibrate steps": (_calibrate(num_steps=0), "num_steps=0", "whole number >= 1"),
+    "plot": (lambda: esjax.sigma.plot("a"), "calibration='a' is no Calibration", "pass what calibrate"),
+}
+
+_TABLES = {
+    "smooth": SMOOTH,
+    "decisions": DECISIONS,
+    "samplers": SAMPLERS,
+    "exact": EXACT,
+    "blocks": BLOCKS,
+    "host": HOST,
+    "diagnostics": DIAGNOSTICS,
+    "sigma": SIGMA,
+}
+ROWS = [
+    pytest.param(call, match, id=f"{table}: {name}")
+    for table, rows in _TABLES.items()
+    for name, (call, *match) in rows.items()
+]
+
+
+@pytest.mark.parametrize(("call", "match"), ROWS)
+def test_misuse_names_the_argument_and_the_remedy(call, match):
+    assert len(match) >= 2 or _ONE_KEY in match[0]
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert type(caught.value) is ValueError
+    for part in match:
+        caught.match(part)
+
+
+def test_an_optimizer_is_of_another_type():
+    with pytest.raises(TypeError, match=r"optimizer=0\.1 has no init and update; give one of Optax"):
+        _calibrate(optimizer=0.1)()
+
+
+def test_forward_mode_of_the_first_order_says_what_to_call_instead():
+    smoothed = esjax.smooth(_step, sigma=1.0, num_samples=4)
+    with pytest.raises(TypeError, match=r"no forward mode.*use jax\.grad"):
+        jax.jacfwd(lambda x: smoothed(KEY, x))(0.5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(jax.jit(lambda x: smoothed(KEY, x)), (0.5,), (1.0,))
+
+
+def test_bad_shardings_name_themselves_and_the_remedy():
+    mesh = jax.make_mesh((1,), ("samples",))
+    for wrong in (mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None))):
+        with pytest.raises(ValueError, match=r"sharding=.* must place one axis, that of the samples; pass"):
+            _smooth(sharding=wrong)()
+    smoothed = _smooth(sharding=NamedSharding(mesh, PartitionSpec("samples")))
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"sharding .*jax\.set_mesh.*outside of it"):
+        smoothed()
