@@ -1,9 +1,13 @@
-"""The state of training in a folder, by Orbax: complete or not there at all.
+"""The state of training in a folder, by Orbax: complete or not there at all, and as it was written.
 
 Arrays are stored under their paths in the state, without its Python types, so that a checkpoint of
-another network is recognised and said in words.
+another network is recognised and said in words. Beside Orbax's files are their checksums: it does not see
+every damage, and of what it sees it prints much.
 """
 
+import json
+import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,24 +17,69 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from esjax.train.checks import require_at_least
+
 Tree = TypeVar("Tree")
 
 _KEPT = 2
 """Checkpoints: should the newest be lost, the one before it is still there."""
 
+_ARRAYS = "arrays"
+_CHECKSUMS = "checksums.json"
+_PART = ".part"
+"""Behind the name of what is being written or removed."""
+
 
 def save(folder: Path, step: int, state: Any) -> None:
     """Writes `state`, a pytree of arrays, as number `step`; waits until it is on disk.
 
-    Orbax writes under another name and renames at the end: a killed process leaves the checkpoint
+    It is written under another name and renamed at the end: a killed process leaves the checkpoint
     before it.
 
     Raises:
-        OSError: `folder` cannot be written to.
+        ValueError: `step` is no whole number >= 0, or not above that of the newest checkpoint.
+        OSError: `folder` cannot be written to; the checkpoints before stay.
     """
-    arrays = {path: _data_of(leaf) for path, leaf in _leaves(state)}
-    with _manager(folder) as manager:
-        manager.save(step, args=ocp.args.StandardSave(arrays))
+    require_at_least("step", step, 0)
+    if step <= max(_steps(folder), default=-1):
+        raise ValueError(f"step={step} must be above {max(_steps(folder))}, that of the newest checkpoint")
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"*{_PART}"):  # by a process that was killed
+        shutil.rmtree(left)
+    part, arrays = folder / f"{step}{_PART}", _arrays(state)
+    _check_space(folder, sum(array.nbytes for array in arrays.values()))
+    try:
+        with _writing(part):
+            with _checkpointer() as checkpointer:
+                checkpointer.save(part.resolve() / _ARRAYS, args=ocp.args.StandardSave(arrays))
+            (part / _CHECKSUMS).write_text(json.dumps(_checksums(part / _ARRAYS)))
+        part.rename(folder / str(step))
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old in sorted(_steps(folder))[:-_KEPT]:
+        shutil.rmtree((folder / str(old)).rename(folder / f"{old}{_PART}"))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raises `OSError` where the disk is full: Orbax would print much before it raised one."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {free:,} bytes are free, and a checkpoint takes {needed:,}; make room")
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+
+@contextmanager
+def _writing(part: Path) -> Iterator[None]:
+    """Makes an `OSError` of what tensorstore raises where it cannot write."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{part}: cannot be written: {_first_line(error)}") from error
 
 
 def restore(folder: Path, like: Tree) -> Tree | None:
@@ -43,32 +92,59 @@ def restore(folder: Path, like: Tree) -> Tree | None:
     Raises:
         ValueError: it is that of another network or optimiser, or damaged.
     """
-    if not folder.is_dir():
+    if not _steps(folder):
         return None
-    with _manager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            return None
-        try:
-            arrays = manager.restore(step, args=ocp.args.StandardRestore())
-        except Exception as error:  # whatever tensorstore and Orbax raise on damaged bytes
-            raise ValueError(
-                f"{folder / str(step)}: not a sound checkpoint: {str(error).splitlines()[0]}; "
-                "remove that folder to go on from the one before it, if there is one"
-            ) from error
-    _check_same(folder / str(step), arrays, {path: _data_of(leaf) for path, leaf in _leaves(like)})
+    where, wanted = folder / str(max(_steps(folder))), _arrays(like)
+    path = where.resolve() / _ARRAYS
+    with _checkpointer() as checkpointer:
+        with _sound(where):
+            if json.loads((where / _CHECKSUMS).read_bytes()) != _checksums(path):
+                raise ValueError("its files do not fit their checksums")
+            metadata = checkpointer.metadata(path).item_metadata.tree
+            found = {name: _form(leaf) for name, leaf in metadata.items()}
+        _check_same(where, found, {name: _form(leaf) for name, leaf in wanted.items()})
+        with _sound(where):
+            arrays = checkpointer.restore(path, args=ocp.args.StandardRestore(wanted))
     leaves = [_like(leaf, arrays[path]) for path, leaf in _leaves(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 @contextmanager
-def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
-    manager = ocp.CheckpointManager(folder.resolve(), options=options)
+def _sound(where: Path) -> Iterator[None]:
+    """Makes a `ValueError` of whatever Orbax raises on damaged bytes."""
     try:
-        yield manager
-    finally:
-        manager.close()
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{where}: not a sound checkpoint: {_first_line(error)}; remove that folder to go on from "
+            "the one before it, if there is one"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _steps(folder: Path) -> list[int]:
+    """Returns the numbers of all complete checkpoints."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+
+
+def _checksums(path: Path) -> dict[str, int]:
+    """Returns the CRC-32 of each file in a folder."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): zlib.crc32(file.read_bytes()) for file in files}
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+    return {path: _data_of(leaf) for path, leaf in _leaves(tree)}
+
+
+def _form(leaf: Any) -> str:
+    """Returns dtype and shape of an array, or of what is known of it."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -90,10 +166,10 @@ def _like(leaf: Any, data: Any) -> Any:
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else data
 
 
-def _check_same(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same(where: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
     """Raises `ValueError` for the first array that one has and the other has not, or has in another form."""
     for name in sorted({*found, *wanted}):
-        forms = [f"{a[name].dtype}{list(a[name].shape)}" if name in a else "nothing" for a in (found, wanted)]
+        forms = [a.get(name, "nothing") for a in (found, wanted)]
         if forms[0] != forms[1]:
             raise ValueError(
                 f"{where}: a checkpoint of another network or optimiser: it has {forms[0]} as {name}, "

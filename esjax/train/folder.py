@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -70,7 +71,7 @@ def read_config(path: Path) -> TrainConfig:
         raise FileNotFoundError(f"{path}: holds no run, for there is no {CONFIG} in it; give a run's folder")
     try:
         values = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not sound JSON: {error}; restore the file, or start a new run") from error
     return from_json(values, file)
 
@@ -83,8 +84,7 @@ def append_epoch(path: Path, epoch: Epoch) -> None:
 
 def num_logged(path: Path) -> int:
     """Returns the number of lines in the log."""
-    file = path / LOG
-    return len(file.read_text("utf-8").splitlines()) if file.is_file() else 0
+    return len(_lines(path))
 
 
 def read_log(path: Path, num_epochs: int) -> list[Epoch]:
@@ -94,10 +94,9 @@ def read_log(path: Path, num_epochs: int) -> list[Epoch]:
         ValueError: there are fewer sound ones.
     """
     file = path / LOG
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     try:
-        epochs = [Epoch(**json.loads(line)) for line in lines[:num_epochs]]
-    except (TypeError, ValueError) as error:
+        epochs = [_epoch(line) for line in _lines(path)[:num_epochs]]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: not a sound log: {error}; restore the file, or start a new run") from error
     if [epoch.epoch for epoch in epochs] != list(range(1, num_epochs + 1)):
         raise ValueError(
@@ -105,6 +104,26 @@ def read_log(path: Path, num_epochs: int) -> list[Epoch]:
             "restore the file, or start a new run"
         )
     return epochs
+
+
+def _lines(path: Path) -> list[str]:
+    file = path / LOG
+    return file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
+
+
+def _epoch(line: str) -> Epoch:
+    """Returns the epoch of a line; raises one of several errors where it is damaged."""
+    epoch = Epoch(**json.loads(line))
+    for name, value in epoch._asdict().items():
+        of_classes = name in ("recall", "class_gradients")
+        if of_classes and len(value) != len(epoch.recall):
+            raise ValueError(f"{name} has {len(value)} classes, and recall {len(epoch.recall)}")
+        for number in value if of_classes else [value]:
+            if number is None and (of_classes or name == "signal_to_noise"):
+                continue
+            if type(number) is not (int if name == "epoch" else float) or not math.isfinite(number):
+                raise ValueError(f"{name} holds {number!r}")
+    return epoch
 
 
 def cut_log(path: Path, epochs: list[Epoch]) -> None:
