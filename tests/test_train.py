@@ -2,15 +2,11 @@
 
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import kill_and_resume
 import numpy as np
 import optax
 import pytest
@@ -215,24 +211,13 @@ def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_was_never_stopped(npz
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
 
-def test_a_killed_process_is_gone_on_with(npz, tmp_path):
-    options = _options(npz, epochs=60, checkpoint_every=1)
-    whole = _train(options, tmp_path / "whole")
-    arguments = f"train --data {npz} --network mlp --epochs 60 --batch-size 30 --num-samples 8".split()
-    path = tmp_path / "killed"
-    command = [sys.executable, "-m", "esjax", *arguments, "--checkpoint-every", "1", "--out", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (path / folder.LOG).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert len(folder.read_log(path, 1)) == 1  # it had begun
-    assert cli.main(["train", "--resume", str(path)]) == 0
-    restored = checkpoint.restore(path / folder.CHECKPOINTS, whole.state)
-    for a, b in zip(_leaves(whole.state), _leaves(restored), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_a_process_killed_while_it_writes_a_checkpoint_is_gone_on_with(npz, tmp_path):
+    """Once; `python tests/kill_and_resume.py` kills more often."""
+    options = kill_and_resume.options(npz, epochs=40)
+    state = kill_and_resume.never_killed(options, tmp_path / "whole")
+    ((_, epochs, unfinished),) = kill_and_resume.killed(options, tmp_path / "killed", ["checkpoint"], seed=0)
+    assert epochs > 0 and unfinished
+    kill_and_resume.assert_same(state, tmp_path / "killed")
 
 
 def test_the_chosen_sigma_is_written_down_and_used_again(npz, tmp_path):
@@ -278,14 +263,6 @@ def test_a_block_that_returns_several_numbers_is_no_objective():
     objective = objectives.per_example(esjax.smooth(lambda x, label: x, sigma=1.0, num_samples=4))
     with pytest.raises(ValueError, match=r"shape \(5, 3\) instead of \(5,\); return one number"):
         objective(jax.random.key(0), jnp.zeros((5, 3)), jnp.zeros(5, jnp.int32))
-
-
-def test_too_few_logits_are_found_before_training():
-    trainer, state = step.make_trainer(
-        models.MLP((4, 4, 1), 2, rngs=nnx.Rngs(0)), objectives.cross_entropy, optax.adam(0.1)
-    )
-    with pytest.raises(ValueError, match=r"logits of shape \(1, 2\).*labels of blobs are 0 to 2"):
-        loop.epochs(trainer, state, _blobs(), num_epochs=1, batch_size=30, seed=0)
 
 
 def test_a_loss_that_is_not_finite_stops_training():
