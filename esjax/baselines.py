@@ -12,6 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    "Baseline",
+    "at_input",
+    "centered_rank",
+    "leave_one_out",
+    "none",
+]
+
 Array = jax.Array
 
 

@@ -22,6 +22,20 @@ from esjax._check import as_array, check_count, check_key, check_num_samples, ch
 from esjax._laws import Law
 from esjax._slopes import with_slopes
 
+__all__ = [
+    "Block",
+    "Decision",
+    "Estimator",
+    "Law",
+    "argmax",
+    "enumeration",
+    "local_expectation",
+    "ranking",
+    "score",
+    "smooth_decisions",
+    "threshold",
+]
+
 Array = jax.Array
 Decision = Callable[[Array, Array, _noise.Noise | None], Law]
 Block = Callable[[Array], Array]
@@ -39,8 +53,13 @@ _MOST_OUTCOMES = 2**16
 def argmax(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     """Decides for the largest of the perturbed scores: x (..., K) → class indices (...) int32.
 
+        d = argmax(x + σ ε)
+
     Chances are those of `esjax.exact.argmax_probs`: by quadrature for normal noise (the default), a softmax
     for Gumbel noise. −inf masks a class.
+
+    Raises:
+        ValueError: as `esjax.exact.argmax_probs`.
     """
     _exact_scores.check_scores("x", x, sigma, of_classes=True)
     return _laws.categorical(exact.argmax_probs(x, sigma, noise=noise or _noise.normal))
@@ -49,8 +68,13 @@ def argmax(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
 def threshold(x: Array, sigma: Array, noise: _noise.Noise | None = None) -> Law:
     """Decides whether the perturbed score is above 0: x (...) → 0 or 1 (...) int32.
 
+        d = isgreater(x + σ ε, 0)
+
     Chances are those of `esjax.exact.threshold_probs`, for normal (the default), logistic or Gumbel noise.
     For a threshold other than 0, subtract it from x.
+
+    Raises:
+        ValueError: as `esjax.exact.threshold_probs`.
     """
     _, x, sigma = _exact_scores.check_scores("x", x, sigma)
     return _laws.categorical(_laws.both(x, sigma, noise or _noise.normal))
@@ -64,6 +88,10 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int
     1977). k=None ranks all n, and the place of each item is `jnp.argsort(order)`. A block that sees the first
     k places only, as NDCG@k does, has a gradient of far less variance if only they are decided: pass
     `decision=functools.partial(esjax.decisions.ranking, k=10)`.
+
+    Raises:
+        ValueError: `noise` is another, x is no floating (..., n) of finite scores, n ≥ 2, σ does not fit,
+            or `k` is out of range.
     """
     if noise is not None and noise is not _noise.gumbel:
         raise ValueError(f"noise={noise!r} has no known law of rankings; use esjax.noise.gumbel, or None")
@@ -89,6 +117,9 @@ def score(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size:
 
     It takes N evaluations of the block (Williams 1992, with the baseline of Kool et al. 2019). Derivatives
     of higher order are unbiased as well: p(d_n | x) / p(d_n | x₀) is kept in the value, where it is 1.
+
+    Raises:
+        ValueError: `num_samples` is None or 1.
     """
     count = _needed(num_samples, "score", least=2)
 
@@ -129,6 +160,9 @@ def local_expectation(
         coordinates: how many decisions c ≤ C to change, chosen at random for each sample, without
             replacement; their sum is scaled by C / c, which keeps it unbiased. None: all. Pass
             `estimator=functools.partial(esjax.decisions.local_expectation, coordinates=c)`.
+
+    Raises:
+        ValueError: `num_samples` is None; `coordinates` is not in [1, C]; or evaluations are 2³¹ or more.
     """
     count = _needed(num_samples, "local_expectation", least=1)
     chosen_count = _chosen(coordinates, law.num_coordinates)
@@ -172,6 +206,9 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
     only its own decision: smooth that reward, and `jax.vmap` over examples. It takes as many evaluations
     as there are outcomes, at most 65,536: A^C for C decisions of A alternatives, n! / (n − k)! for a ranking.
     `num_samples` is left out.
+
+    Raises:
+        ValueError: `num_samples` is given, or there are more outcomes.
     """
     del key
     if num_samples is not None:

@@ -16,6 +16,14 @@ import numpy as np
 
 from esjax._check import check_count, check_positive
 
+__all__ = [
+    "Report",
+    "combined",
+    "diagnose",
+    "evaluations_per_second",
+    "plot",
+]
+
 Array = jax.Array
 
 
@@ -136,11 +144,11 @@ def _check_reports(reports: Any) -> None:
         raise ValueError(f"reports={reports!r} is no Report; pass what smoothed.with_info reports")
 
 
-def combined(reports: Report, axis: int | None = None) -> Report:
+def combined(reports: Report, *, axis: int | None = None) -> Report:
     """Makes one report of those of independent gradients, such as one for each example of a batch.
 
-    Together they are one long gradient: squares of norms and errors add, numbers of samples too; shares and
-    effective samples are those of all samples.
+    Together they are one long gradient: squares of norms and errors add, ‖g‖² = Σ_b ‖g_b‖², numbers of
+    samples too; shares and effective samples are those of all samples.
 
     Args:
         reports: a report whose arrays have axes, as `jax.vmap` of `with_info` gives.
@@ -203,7 +211,7 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
     return smoothed.num_samples / float(np.median([seconds() for _ in range(num_calls)]))
 
 
-def plot(reports: Report, steps: Any = None) -> Any:
+def plot(reports: Report, *, steps: Any = None) -> Any:
     """Draws reports of many steps: is the gradient signal, and what are its samples doing?
 
     Args:

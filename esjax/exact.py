@@ -23,6 +23,14 @@ from esjax import _exact, _exact_top_k
 from esjax import _exact_scores as _scores
 from esjax import noise as _noise
 
+__all__ = [
+    "accuracy",
+    "argmax_probs",
+    "threshold_probs",
+    "top_k_accuracy",
+    "top_k_probs",
+]
+
 Array = jax.Array
 
 
@@ -94,7 +102,7 @@ def accuracy(
     Args:
         logits: (..., K), floating, K ≥ 2, as for `argmax_probs`.
         labels: (...), integers in [0, K).
-        sigma: σ > 0, (), or what broadcasts to (...).
+        sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
         noise: `esjax.noise.normal` or `esjax.noise.gumbel`.
         num_nodes: nodes of the trapezoid, ≥ 8, for normal noise. None: from K and the dtype.
 
@@ -134,7 +142,7 @@ def top_k_probs(logits: Any, k: int, sigma: Any, *, num_nodes: int | None = None
         logits: (..., K), floating, K ≥ 2. A class with −inf is never among them, and +inf takes a place;
             where more than k do, each has an equal share of them.
         k: how many, 1 ≤ k ≤ K.
-        sigma: σ > 0, (), or what broadcasts to (...).
+        sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
         num_nodes: nodes of the trapezoid, ≥ 8. None: from K, k and the dtype.
 
     Returns:
@@ -167,7 +175,7 @@ def top_k_accuracy(logits: Any, labels: Any, k: int, sigma: Any, *, num_nodes: i
         logits: (..., K), floating, K ≥ 2, as for `top_k_probs`.
         labels: (...), integers in [0, K).
         k: how many, 1 ≤ k ≤ K.
-        sigma: σ > 0, (), or what broadcasts to (...).
+        sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
         num_nodes: nodes of the trapezoid, ≥ 8. None: from K, k and the dtype.
 
     Returns:

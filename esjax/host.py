@@ -28,6 +28,7 @@ def wrap(
     python_fun: Callable[..., Any],
     result: Any,
     executor: Executor | None = None,
+    *,
     timeout: float | None = None,
     on_error: Callable[..., Any] | None = None,
     retries: int = 0,

@@ -25,6 +25,16 @@ from jax.scipy.special import ndtri
 
 from esjax import _random
 
+__all__ = [
+    "Noise",
+    "cauchy",
+    "gumbel",
+    "laplace",
+    "logistic",
+    "normal",
+    "triangular",
+]
+
 Array = jax.Array
 
 
@@ -32,10 +42,10 @@ class Noise(NamedTuple):
     """A distribution of independent, identically distributed coordinates ε.
 
     Attributes:
-      sample: `(key, shape, dtype) -> Array` of that shape.
-      score: s(ε) = −∇ log μ(ε), elementwise, same shape and dtype as ε.
-      icdf: the inverse of the cumulative distribution function, elementwise, from (0, 1) to ℝ.
-      symmetric: whether ε and −ε have the same distribution; `samplers.antithetic` needs it.
+        sample: `(key, shape, dtype) -> Array` of that shape.
+        score: s(ε) = −∇ log μ(ε), elementwise, same shape and dtype as ε.
+        icdf: the inverse of the cumulative distribution function, elementwise, from (0, 1) to ℝ.
+        symmetric: whether ε and −ε have the same distribution; `samplers.antithetic` needs it.
     """
 
     sample: Callable[[Any, tuple[int, ...], Any], Array]

@@ -17,6 +17,17 @@ from esjax import _random, _sobol
 from esjax._check import check_count
 from esjax.noise import Noise, normal
 
+__all__ = [
+    "Groups",
+    "Sampler",
+    "antithetic",
+    "auto",
+    "iid",
+    "latin_hypercube",
+    "orthogonal",
+    "sobol",
+]
+
 Array = jax.Array
 
 
@@ -46,7 +57,9 @@ def iid(num_samples: int, dim: int, noise: Noise) -> Groups:
 
 
 def antithetic(num_samples: int, dim: int, noise: Noise) -> Groups:
-    """Pairs (ε, −ε): N/2 groups of two. Even parts of the block cancel out of the gradient in x.
+    """Pairs (ε, −ε): N/2 groups of two (Hammersley and Morton 1956).
+
+    Even parts of the block cancel out of the gradient in x.
 
     Raises:
         ValueError: the noise is not symmetric, or N is odd.

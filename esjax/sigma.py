@@ -19,6 +19,14 @@ from esjax import _flatten
 from esjax._check import as_array, check_count, check_key, check_positive
 from esjax.smoothing import smooth
 
+__all__ = [
+    "Calibration",
+    "Optimizer",
+    "calibrate",
+    "from_logits",
+    "plot",
+]
+
 Array = jax.Array
 
 
@@ -31,10 +39,10 @@ class Optimizer(Protocol):
     """
 
     @property
-    def init(self) -> Callable[..., Any]: ...  # noqa: D102
+    def init(self) -> Callable[..., Any]: ...  # noqa: D102  # told in the class
 
     @property
-    def update(self) -> Callable[..., Any]: ...  # noqa: D102
+    def update(self) -> Callable[..., Any]: ...  # noqa: D102  # told in the class
 
 
 def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> Array:

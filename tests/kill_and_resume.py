@@ -72,8 +72,8 @@ def train_and_kill(path, moment, rng):
         raise RuntimeError(f"it ended by itself, with status {process.returncode}: {errors.decode()}")
     if moment != "start" and time.monotonic() > end:
         raise RuntimeError(f"it came to no {moment} within {WAIT} s")
-    unfinished = bool(list((path / folder.CHECKPOINTS).glob("*.part")))
-    return folder.num_logged(path) - logged, unfinished
+    unfinished = moment != "start" and bool(list((path / folder.CHECKPOINTS).glob("*.part")))
+    return max(folder.num_logged(path) - logged, 0), unfinished
 
 
 def killed(options, path, moments, seed):

@@ -1,13 +1,10 @@
 """Laws that hold for every block, sampler and baseline, on inputs that Hypothesis invents."""
 
-import inspect
-
 import chex
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 
 import esjax
@@ -102,20 +99,3 @@ def test_permuting_iid_coordinates_permutes_the_distribution_of_the_gradient():
     )
     centred = draws - draws.mean(1, keepdims=True)
     assert np.all(np.abs(centred.mean(0)) < 4 * centred.std(0) / len(draws) ** 0.5)
-
-
-PUBLIC = [
-    (f"{module.__name__}.{name}", getattr(module, name))
-    for module in (esjax, esjax.blocks, esjax.samplers, esjax.sigma)
-    for name in dir(module)
-    if not name.startswith("_") and inspect.isfunction(getattr(module, name))
-    if getattr(module, name).__module__.startswith("esjax")
-]
-
-
-@pytest.mark.parametrize(("name", "function"), PUBLIC)
-def test_public_functions_are_documented_and_take_their_options_by_keyword(name, function):
-    assert function.__doc__, name
-    for parameter in inspect.signature(function).parameters.values():
-        with_default = parameter.default is not inspect.Parameter.empty
-        assert not with_default or parameter.kind is inspect.Parameter.KEYWORD_ONLY, (name, parameter)

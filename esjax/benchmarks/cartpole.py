@@ -80,7 +80,7 @@ def _with_evosax(config: RLConfig, key: Any) -> Array:
 
 def _start(config: RLConfig, key: Any) -> tuple[cartpole.Params, Callable[[cartpole.Params], Array], Array]:
     first_key, test_key, key = jax.random.split(key, 3)
-    test = partial(rl.mean_return, cartpole.episode, key=test_key)
+    test = partial(rl.mean_return, cartpole.episode, test_key)
     return cartpole.init_policy(first_key), test, jax.random.split(key, config.generations)
 
 

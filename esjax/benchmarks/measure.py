@@ -105,7 +105,7 @@ def _second(call: Callable[..., Any]) -> Callable[..., Any]:
 def costs(
     functions: Mapping[str, Callable[..., Any]],
     *args: Any,
-    effort: Effort = Effort(),  # noqa: B008
+    effort: Effort = Effort(),  # noqa: B008  # frozen
 ) -> dict[str, Cost]:
     """Measures several functions of the same arguments in turn, so that a noisy machine hits them alike."""
     compile_times: dict[str, list[float]] = {name: [] for name in functions}

@@ -15,11 +15,13 @@ Array = jax.Array
 
 
 def accuracy(logits: Array, label: Any) -> Array:
-    """Returns 1 where the largest logit is the label's, else 0: isequal(argmax(logits), label).
+    """Returns 1 where the largest logit is the label's, else 0.
+
+        accuracy = isequal(argmax(logits), label)
 
     Args:
         logits: scores (K,) of one example, floating; of equal ones the first is the largest.
-        label: the true class, an integer in [0, K). `jax.vmap` over examples.
+        label: the true class, () integer in [0, K). `jax.vmap` over examples.
 
     Returns:
         Array (), in the logits' dtype: 0.0 or 1.0. A NaN counts as the largest logit, as in `jnp.argmax`.
@@ -35,9 +37,11 @@ def accuracy(logits: Array, label: Any) -> Array:
 def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
     """Returns 1 where the label's logit is among the k largest, else 0.
 
+        top_k_accuracy = isequal(label ∈ the k indices of the largest logits, true)
+
     Args:
         logits: scores (K,) of one example, floating; of equal ones the first are the largest.
-        label: the true class, an integer in [0, K). `jax.vmap` over examples.
+        label: the true class, () integer in [0, K). `jax.vmap` over examples.
         k: how many, 1 ≤ k ≤ K.
 
     Returns:

@@ -53,6 +53,8 @@ def ndcg(
 def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     """Returns 1 over the rank of the first relevant item, 0 if none is. Its mean over lists is the MRR.
 
+    (Voorhees 1999.)
+
     Args:
         scores: (n,) of the items; of equal ones the first counts as the highest.
         relevant: (n,) booleans or numbers, > 0 for a relevant item.
@@ -74,7 +76,8 @@ def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
 def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     """Returns the average precision of a list: the mean, over relevant items, of the precision down to them.
 
-    Items of equal scores come together, as in scikit-learn's `average_precision_score`.
+    Items of equal scores come together, as in scikit-learn's `average_precision_score` (Buckley and
+    Voorhees 2000).
 
     Args:
         scores: (n,) of the items.

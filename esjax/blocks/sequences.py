@@ -15,7 +15,8 @@ def edit_distance(
 ) -> Array:
     """Returns Levenshtein's distance: the fewest insertions, deletions and substitutions between them.
 
-    It takes one pass over the reference, with work of (n + 1) (m + 1).
+    It takes one pass over the reference, with work of (n + 1) (m + 1) (Levenshtein 1966; Wagner and
+    Fischer 1974).
 
     Args:
         predicted: tokens (n,), integers.
@@ -51,6 +52,8 @@ def word_error_rate(
     predicted: Any, reference: Any, *, predicted_length: Any = None, reference_length: Any = None
 ) -> Array:
     """Returns the edit distance over the length of the reference (over 1, if that is 0).
+
+        WER = edit_distance / max(reference_length, 1)
 
     Arguments and errors are those of `edit_distance`; tokens are words. To be minimised.
     """

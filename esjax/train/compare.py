@@ -45,7 +45,7 @@ def train(
         runs = set_up(config, seed=seed) if seed else first
         for objective in runs:
             epochs[objective].append([])
-        for turn in zip(*(run.stream(each, on_step) for each in runs.values()), strict=True):
+        for turn in zip(*(run.stream(each, on_step=on_step) for each in runs.values()), strict=True):
             for objective, (_, epoch) in zip(runs, turn, strict=True):
                 epochs[objective][-1].append(epoch)
                 on_epoch(objective, seed, epoch)

@@ -63,7 +63,7 @@ def train(config: RLConfig) -> Iterator[Generation]:
         state = optax.adam(config.learning_rate).init(params)
         for number, key in enumerate(jax.random.split(keys, config.generations), 1):
             params, state, value = step(params, state, key)
-            tested = float(test(params, test_key))
+            tested = float(test(test_key, params))
             yield Generation(number, number * config.population, float(value), tested, params)
             if tested >= SOLVED:
                 return
@@ -106,6 +106,6 @@ def make_step(config: RLConfig, block: Callable[..., Array]) -> Callable[..., An
     return step
 
 
-def mean_return(block: Callable[..., Array], params: cartpole.Params, key: Any) -> Array:
+def mean_return(block: Callable[..., Array], key: Any, params: cartpole.Params) -> Array:
     """Returns the mean return () over 100 episodes."""
     return jax.vmap(block, (None, 0))(params, jax.random.split(key, _TEST_EPISODES)).mean()

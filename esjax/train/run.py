@@ -72,7 +72,7 @@ def set_up(config: TrainConfig) -> Run:
 
 
 def prepare(config: TrainConfig, data: Dataset) -> Run:
-    """Makes the network and its objective for data that is loaded; for the rest see `set_up`."""
+    """Makes the network and its objective for data that is loaded; raises `ValueError` as `set_up` does."""
     config = dataclasses.replace(config, data=absolute(config.data))
     image_shape = data.train_images.shape[1:]
     network = models.NETWORKS[config.network](
@@ -122,8 +122,8 @@ def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransform
     return optax.adam(schedule)
 
 
-def stream(run: Run, on_step: Callable[[], None] = lambda: None) -> Iterator[tuple[State, Epoch]]:
-    """Trains as `loop.epochs` does, from where the run stands."""
+def stream(run: Run, *, on_step: Callable[[], None] = lambda: None) -> Iterator[tuple[State, Epoch]]:
+    """Trains as `loop.epochs` does, from where the run stands; raises `ValueError` and more as it does."""
     config = run.config
     return loop.epochs(
         run.trainer,
@@ -186,7 +186,7 @@ def finish(
         OSError: the folder cannot be written to.
     """
     state, epochs = run.state, list(run.epochs)
-    for state, epoch in stream(run, on_step):
+    for state, epoch in stream(run, on_step=on_step):
         epochs.append(epoch)
         folder.append_epoch(path, epoch)  # before the checkpoint, which must not be ahead of the log
         if epoch.epoch % run.config.checkpoint_every == 0 or epoch.epoch == run.config.epochs:

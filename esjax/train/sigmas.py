@@ -64,7 +64,7 @@ def try_all(
         on_trial(sigma)
         trial = run.prepare(config.of_run(sigma), default.data)
         report = diagnosis.diagnose(trial, num_examples=_EXAMPLES, seed=config.seed)[0].report
-        *_, (_, last) = run.stream(trial, on_step)
+        *_, (_, last) = run.stream(trial, on_step=on_step)
         rows.append(Row(factor, sigma, report, last.train_accuracy, last.lost_classes))
     return rows
 
