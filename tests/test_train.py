@@ -213,7 +213,7 @@ def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_was_never_stopped(npz
 
 def test_a_process_killed_while_it_writes_a_checkpoint_is_gone_on_with(npz, tmp_path):
     """Once; `python tests/kill_and_resume.py` kills more often."""
-    options = kill_and_resume.options(npz, epochs=40)
+    options = kill_and_resume.options(npz, epochs=20)
     state = kill_and_resume.never_killed(options, tmp_path / "whole")
     ((_, epochs, unfinished),) = kill_and_resume.killed(options, tmp_path / "killed", ["checkpoint"], seed=0)
     assert epochs > 0 and unfinished
