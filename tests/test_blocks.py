@@ -250,7 +250,7 @@ OF_LISTS = {
     "ndcg": (partial(esjax.blocks.ndcg, k=3), 2),
     "reciprocal_rank": (esjax.blocks.reciprocal_rank, 2),
     "average_precision": (esjax.blocks.average_precision, 2),
-    "concordance": (esjax.blocks.concordance, 3),
+    "concordance": (lambda a, b, c, mask: esjax.blocks.concordance(a, b, c > 0, mask=mask), 3),
     "f1": (partial(esjax.blocks.f1, num_classes=3), 2),
     "binary f1": (lambda a, b, mask: esjax.blocks.f1(a == 1, b == 1, mask=mask), 2),
     "jaccard": (partial(esjax.blocks.jaccard, num_classes=3), 2),
