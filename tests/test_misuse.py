@@ -267,6 +267,12 @@ DECISIONS = {
     "x with NaN": (_decide(X.at[0, 0].set(NAN)), "x holds NaN", "debug_nans"),
     "x all masked": (_decide(X.at[0].set(-INF)), "x of an example are all −inf", "at least one class"),
     "x of one class": (_decide(X[:, :1]), r"x has shape \(2, 1\)", "at least two classes"),
+    "k of too many items": (
+        _decide(decision=partial(decisions.ranking, k=9)),
+        "k=9 is more than the",
+        "use fewer, or None",
+    ),
+    "k of no items": (_decide(decision=partial(decisions.ranking, k=0)), "k=0", "whole number"),
     "x of one item": (_decide(X[:, :1], decision=decisions.ranking), "x has shape", "at least two items"),
     "x infinite": (
         _decide(X.at[0, 0].set(INF), decision=decisions.ranking),

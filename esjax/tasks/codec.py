@@ -194,9 +194,7 @@ def _loss(quality: int, straight: bool) -> Any:
         logits = models.scores(params["encoder"], images[chosen].reshape(_BATCH_SIZE, -1))
         of_each = jax.vmap(straight_through if straight else smoothed, (0, 0, 0, 0, None, None))
         keys = jax.random.split(key, _BATCH_SIZE)
-        return of_each(
-            keys, logits, images[chosen], labels[chosen], params["classifier"], contrast
-        ).mean()
+        return of_each(keys, logits, images[chosen], labels[chosen], params["classifier"], contrast).mean()
 
     return loss
 
