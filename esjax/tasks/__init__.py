@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from esjax.tasks import codec, ranking, survival, yeast
+from esjax.tasks import codec, ranking, shortest_path, survival, yeast
 from esjax.tasks.frame import Task
 
 
@@ -21,6 +21,7 @@ def _shipped(task: Callable[[], Task]) -> Callable[[Path | None], Task]:
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "codec": _shipped(codec.task),
     "ranking": ranking.task,
+    "shortest-path": _shipped(shortest_path.task),
     "survival": _shipped(survival.task),
     "yeast": _shipped(yeast.task),
 }
