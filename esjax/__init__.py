@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from esjax._version import __version__
-from esjax.smoothing import smooth
 
-if TYPE_CHECKING:  # the rest is imported when it is first used, so that `import esjax` stays quick
+if TYPE_CHECKING:  # imported when they are first used, so that `import esjax` is quick
     from esjax import baselines, blocks, decisions, diagnostics, exact, host, noise, samplers, sigma
     from esjax.decisions import smooth_decisions
+    from esjax.smoothing import smooth
 
 __all__ = [
     "__version__",
@@ -26,9 +26,12 @@ __all__ = [
 ]
 
 
+_HOMES = {"smooth": "esjax.smoothing", "smooth_decisions": "esjax.decisions"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "smooth_decisions":
-        return import_module("esjax.decisions").smooth_decisions
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name in __all__:
         return import_module(f"esjax.{name}")
     raise AttributeError(f"module 'esjax' has no attribute {name!r}")
