@@ -1,5 +1,7 @@
 """Tasks: the frame against arithmetic by hand, the data as it is, and each task from end to end."""
 
+from typing import get_args
+
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,10 @@ def test_rows_are_means_with_standard_errors_and_paired_differences():
     assert ours.difference == pytest.approx((-1.9, 0.2**0.5 * 0.2**0.5 / 2**0.5))  # s = √0.02, √(1/2 + 1/2)
     worse = ours._replace(difference=(-0.1, 0.1))
     assert frame.verdict(TASK, [base, worse]) == "ours does not beat base: +0.1000 ± 0.1000"
+
+
+def test_the_command_line_knows_every_task():
+    assert list(get_args(cli.TaskName)) == sorted(TASKS)
 
 
 def test_folds_hold_each_example_out_once_and_the_best_options_win():

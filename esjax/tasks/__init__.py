@@ -1,9 +1,10 @@
 """Metrics trained on real data, beside what a practitioner would do (extra `tasks`): `esjax task NAME`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from esjax.tasks import codec, ranking, shortest_path, survival, yeast
+from esjax.tasks import codec, noisy, ranking, shortest_path, survival, yeast
 from esjax.tasks.frame import Task
 
 
@@ -20,6 +21,11 @@ def _shipped(task: Callable[[], Task]) -> Callable[[Path | None], Task]:
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "codec": _shipped(codec.task),
+    "noisy-0": partial(noisy.task, noisy.random_labels(0.0), "clean labels"),
+    "noisy-20": partial(noisy.task, noisy.random_labels(0.2), "20 % random labels"),
+    "noisy-40": partial(noisy.task, noisy.random_labels(0.4), "40 % random labels"),
+    "noisy-60": partial(noisy.task, noisy.random_labels(0.6), "60 % random labels"),
+    "noisy-flips": partial(noisy.task, noisy.flipped_labels(0.4), "40 % of some classes mistaken for others"),
     "ranking": ranking.task,
     "shortest-path": _shipped(shortest_path.task),
     "survival": _shipped(survival.task),

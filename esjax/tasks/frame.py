@@ -110,6 +110,7 @@ def write(path: Path, task: Task, results: Sequence[Mapping[str, float]]) -> Non
         axes.errorbar(row.metric[0], number, xerr=row.metric[1], fmt="o", color="tab:blue", capsize=4)
     axes.set(xlabel=task.title, ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.3, axis="x")
     figure.savefig(path / PICTURE, dpi=120)
 

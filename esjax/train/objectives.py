@@ -150,6 +150,20 @@ def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
     return objective
 
 
+def standardised(objective: Objective) -> Objective:
+    """Makes the objective of each example's logits less their mean, over their spread: σ is in units of that.
+
+    Accuracy does not change with the scale of an example's logits, so nothing is lost. Where logits grow
+    beyond a fixed σ, examples that they get wrong have no gradient left, and classes that are hard to tell
+    apart stay mixed up: standardised logits cannot grow. Nor do they run away, as with a σ that follows their
+    spread as a constant: the gradient has no component along the scale.
+
+    Args:
+        objective: of accuracy, top-k accuracy or another metric that only the order of logits matters to.
+    """
+    return lambda key, logits, labels: objective(key, jax.nn.standardize(logits), labels)
+
+
 # --- by name -----------------------------------------------------------------------------------------
 
 BLOCKS: dict[str, Callable[[Options], Callable[..., Array]]] = {
