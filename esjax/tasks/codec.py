@@ -77,7 +77,7 @@ def compare(seed: int) -> dict[str, float]:
             jax.random.key(seed),
             tuple(map(jnp.asarray, (images, labels, contrast))),
             num_steps=_NUM_STEPS,
-            rate=0.003,
+            rate=0.006,
             decay=0.0,
         )
         weigh = jax.jit(jax.vmap(partial(weighted_by, trained["encoder"])))
