@@ -32,9 +32,10 @@ def test_the_common_factor_is_the_largest_that_keeps_the_budget(images):
 
 
 def test_a_weight_is_that_of_one_square():
-    ones, log_weights = jnp.ones((28, 28)), jnp.zeros(16).at[6].set(jnp.log(3.0))  # row 1, column 2
-    found = codec.weighted(ones, log_weights)
-    assert (found[8:16, 16:24] == pytest.approx(3.0)) and float(found.sum()) == pytest.approx(28**2 + 2 * 64)
+    ones, logits = jnp.ones((28, 28)), jnp.zeros(16).at[6].set(jnp.log(3.0))  # row 1, column 2
+    found = codec.weighted(ones, logits)
+    np.testing.assert_allclose(found[8:16, 16:24], 1.5, rtol=1e-6)  # twice 3 / (1 + 3)
+    assert float(found.sum()) == pytest.approx(28**2 + 0.5 * 64)
 
 
 def _loss_and_gradient(images, straight):
@@ -63,7 +64,8 @@ def test_bytes_are_in_our_gradient_and_not_in_the_straight_through_one(images, m
 def test_the_straight_through_gradient_is_that_of_an_identity_at_the_decoded_image(images):
     params, (_, found) = _loss_and_gradient(images, True)
     chosen = codec._batch(jax.random.split(jax.random.key(3))[0], 200, codec._BATCH_SIZE)
-    pictures = np.asarray(jax.vmap(lambda image: codec.weighted_by(params["encoder"], image))(images[chosen]))
+    weigh = jax.vmap(lambda image: 0.4 * codec.weighted_by(params["encoder"], image))
+    pictures = np.asarray(weigh(images[chosen]))
     decoded = np.stack([codec.jpeg(picture, 8)[0] for picture in pictures])
     labels = np.arange(200)[chosen] % 10
     logits = np.asarray(models.scores(params["classifier"], decoded.reshape(64, -1) / 0.4), np.float64)
@@ -72,7 +74,8 @@ def test_the_straight_through_gradient_is_that_of_an_identity_at_the_decoded_ima
     by_square = (
         np.pad(in_pixels, ((0, 0), (0, 4), (0, 4))).reshape(64, 4, 8, 4, 8).sum((2, 4)).reshape(64, 16)
     )
-    np.testing.assert_allclose(found["encoder"]["offset"], by_square.mean(0), rtol=1e-3, atol=1e-5)
+    in_logits = by_square.mean(0) * (1 - 1 / (1 + np.e))  # w = 2 sigmoid: (log w)' = 1 − sigmoid, at −1
+    np.testing.assert_allclose(found["encoder"]["offset"], in_logits, rtol=1e-3, atol=1e-5)
 
 
 def test_the_task_compares_three_methods(monkeypatch):
