@@ -19,7 +19,7 @@ class WorkerDied(RuntimeError):
 
 
 class CannotLoad(RuntimeError):
-    """A worker process cannot import the function that it is to call."""
+    """A worker process cannot start, or not import the function that it is to call."""
 
 
 class CallTimedOut(TimeoutError):
@@ -123,7 +123,14 @@ class _Worker:
         if self._process is None:
             # A process that is forked from one in which XLA has threads can hang.
             self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-            self._pid = self._process.submit(os.getpid).result()
+            try:
+                self._pid = self._process.submit(os.getpid).result()
+            except BrokenExecutor as error:
+                self.close()
+                raise CannotLoad(
+                    "a worker process ended while it started, and says above why; where it ran the script "
+                    'again, start ProcessPool under if __name__ == "__main__":'
+                ) from error
         if self._ended:
             self._kill()
 

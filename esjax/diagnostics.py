@@ -36,8 +36,8 @@ class Report(NamedTuple):
     Attributes:
         num_samples: N.
         num_discarded: samples that `discard` left out.
-        share_changed: share of the samples kept whose value is not f(x): if 0, there is no gradient. (If f(x)
-            is itself a value to discard, it is 1, and the bias NaN.)
+        share_changed: share of the samples kept whose value is not f(x), but for rounding: if 0, there is no
+            gradient. (If f(x) is itself a value to discard, it is 1, and the bias NaN.)
         effective_samples: (Σ |w_n|)² / Σ w_n², w_n = f_n − b_n: how many samples carry the gradient.
         bias: ‖F̂ − f(x)‖, what smoothing changes in the value.
         value_error: standard error of the value F̂, Euclidean over several values.

@@ -122,14 +122,14 @@ MUTATIONS = [
     ),
     Mutation(
         "decisions compared with their own value",
-        "decisions.py",
+        "_decision_estimators.py",
         "(values.sum(0, keepdims=True) - values) / (count - 1)",
         "values.mean(0, keepdims=True)",
         "test_decisions.py",
     ),
     Mutation(
         "some coordinates in place of all, not scaled",
-        "decisions.py",
+        "_decision_estimators.py",
         "probs = law.probs(outcome)[chosen] * (law.num_coordinates / chosen_count)",
         "probs = law.probs(outcome)[chosen]",
         "test_decisions.py",

@@ -234,3 +234,11 @@ def test_one_group_has_no_error_to_report():
     report = diagnostics.diagnose(_smooth(_sorted, 1, baseline="none"), jax.random.key(0), X)
     assert np.isfinite(report.gradient_norm) and np.isnan(report.gradient_error)
     assert np.isnan(report.signal_to_noise) and np.isnan(report.num_samples_for(1.0))
+
+
+def test_rounding_is_no_change():
+    """A sum of 1,000 numbers rounds otherwise for one point than for many at once."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    smoothed = esjax.smooth(lambda x: jnp.sum(jnp.round(x) * weights) / 3 + 1, sigma=0.01, num_samples=64)
+    _, report = jax.jit(smoothed.with_info)(jax.random.key(0), jnp.full(1000, 2.0))
+    assert report.share_changed == 0

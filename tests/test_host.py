@@ -218,6 +218,24 @@ def test_training_outlives_a_hundred_faults_and_its_gradient_stays_unbiased(pool
     assert np.all(error < 0.2 * exact)
 
 
+def test_a_script_without_a_guard_says_what_it_needs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            import jax.numpy as jnp, esjax, host_functions
+            pool = esjax.host.ProcessPool(1)
+            esjax.host.wrap(host_functions.count, jnp.float32(0), pool, retries=3)(jnp.zeros(3))
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert "ValueError: a worker process ended while it started" in done.stderr.splitlines()[-1]
+    assert 'under if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+
+
 def test_ctrl_c_ends_cleanly_and_leaves_no_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -51,7 +51,12 @@ def test_nothing_is_nan_or_leaks_under_jaxs_checks(name):
     x = jnp.asarray(X, jnp.float32)
     plain = _value_and_gradient(name, jax.random.key(0), x)
     with ExitStack() as stack:
-        for check in (jax.debug_nans(True), jax.debug_infs(True), jax.checking_leaks()):
+        for check in (
+            jax.enable_checks(True),
+            jax.debug_nans(True),
+            jax.debug_infs(True),
+            jax.checking_leaks(),
+        ):
             stack.enter_context(check)
         checked = _value_and_gradient(name, jax.random.key(0), x)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), checked, plain)

@@ -1,4 +1,4 @@
-"""Metrics of a batch of logits: accuracy, macro-F1, and a whole training step."""
+"""Metrics of a batch: accuracy, macro-F1, NDCG of lists, and a whole training step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ _EFFORT_QUICK, _EFFORT = measure.Effort(1, 3, 0.05), measure.Effort(1, 9, 0.3)
 
 
 def run(quick: bool) -> Section:
-    """Measures accuracy for several K, macro-F1, and a step of a CNN."""
+    """Measures accuracy for several K, macro-F1, NDCG@10, and a step of a CNN."""
     tables: list[Table] = []
     claims: list[Claim] = []
-    for part in (_accuracy, _macro_f1, _training_step):
+    for part in (_accuracy, _macro_f1, _ndcg, _training_step):
         more_tables, more_claims = part(quick)
         tables += more_tables
         claims += more_claims
@@ -93,9 +93,33 @@ def _macro_f1(quick: bool, num_evaluations: int = 2560) -> tuple[list[Table], li
     return [report.beside_each_other(title, found)], claims
 
 
-def _effort_claim(name: str, found: dict[str, measure.Compared], ours: str) -> Claim:
+def _ndcg(quick: bool, num_samples: int = 16) -> tuple[list[Table], list[Claim]]:
+    lists = problems.lists()
+    functions = {
+        "optax": peers.ndcg_optax(lists, num_samples),
+        "esjax.smooth": peers.ndcg_auto(lists, num_samples),
+        "decisions.ranking": peers.ndcg_decided(lists, num_samples, None),
+        "decisions.ranking, k = 10": peers.ndcg_decided(lists, num_samples, lists.k),
+    }
+    long_run = peers.ndcg_decided(lists, 2**13 if quick else 2**16, lists.k)
+    _, reference = jax.jit(long_run)(jax.random.key(1), lists.scores)
+    found = measure.side_by_side(
+        functions,
+        lists.scores,
+        reference,
+        effort=_EFFORT_QUICK if quick else _EFFORT,
+        num_repeats=10 if quick else 100,
+    )
+    num_lists, num_items = lists.scores.shape
+    title = f"NDCG@10 of {num_lists} lists of {num_items}, each smoothed with N = {num_samples}"
+    return [report.beside_each_other(title, found)], [
+        _effort_claim("NDCG@10", found, "decisions.ranking, k = 10", 5)
+    ]
+
+
+def _effort_claim(name: str, found: dict[str, measure.Compared], ours: str, wanted: float = 1e4) -> Claim:
     ratio = found["optax"].effort / found[ours].effort
-    return Claim(f"{name}: error² × time of optax over {ours}'s", ratio, 1e4, at_most=False)
+    return Claim(f"{name}: error² × time of optax over {ours}'s", ratio, wanted, at_most=False)
 
 
 def _training_step(quick: bool) -> tuple[list[Table], list[Claim]]:

@@ -12,7 +12,7 @@ from evosax.algorithms import Open_ES
 from optax import perturbations
 
 import esjax
-from esjax.benchmarks.problems import Labelled, Problem
+from esjax.benchmarks.problems import Labelled, Lists, Problem
 
 with warnings.catch_warnings():  # that it is no longer maintained
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -169,7 +169,7 @@ def accuracy_iid(batch: Labelled, num_samples: int) -> ValueAndGradient:
     """The plain algorithm by this library, for each example by itself."""
     options: Any = {"sampler": esjax.samplers.iid, "baseline": esjax.baselines.none}
     return _of_examples(
-        batch,
+        batch.labels,
         esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples, **options),
     )
 
@@ -177,7 +177,7 @@ def accuracy_iid(batch: Labelled, num_samples: int) -> ValueAndGradient:
 def accuracy_auto(batch: Labelled, num_samples: int) -> ValueAndGradient:
     """This library's defaults for each example by itself."""
     return _of_examples(
-        batch, esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples)
+        batch.labels, esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples)
     )
 
 
@@ -188,15 +188,16 @@ def accuracy_optax(batch: Labelled, num_samples: int) -> ValueAndGradient:
         block = partial(esjax.blocks.accuracy, label=label)
         return _optax(block, num_samples, batch.sigma)(key, logits)
 
-    return _of_examples(batch, smoothed)
+    return _of_examples(batch.labels, smoothed)
 
 
-def _of_examples(batch: Labelled, smoothed: Callable[[Any, Array, Array], Array]) -> ValueAndGradient:
-    def value(logits: Array, key: Any) -> Array:
-        keys = jax.random.split(key, batch.labels.size)
-        return jax.vmap(smoothed)(keys, logits, batch.labels).mean()
+def _of_examples(targets: Array, smoothed: Callable[[Any, Array, Array], Array]) -> ValueAndGradient:
+    """Returns the mean of `smoothed(key, x, target)` over examples, with its gradient."""
 
-    return lambda key, logits: jax.value_and_grad(value)(logits, key)
+    def value(x: Array, key: Any) -> Array:
+        return jax.vmap(smoothed)(jax.random.split(key, len(targets)), x, targets).mean()
+
+    return lambda key, x: jax.value_and_grad(value)(x, key)
 
 
 def accuracy_exact(batch: Labelled) -> ValueAndGradient:
@@ -243,3 +244,40 @@ def _f1_of_logits(batch: Labelled, logits: Array) -> Array:
 
 def _f1(batch: Labelled, predicted: Array) -> Array:
     return esjax.blocks.f1(predicted, batch.labels, num_classes=batch.logits.shape[1])
+
+
+# --- NDCG of lists, each smoothed by itself with Gumbel noise: `(key, scores) -> (value, gradient)` -----
+
+
+def ndcg_auto(lists: Lists, num_samples: int) -> ValueAndGradient:
+    """This library's defaults."""
+    block = partial(esjax.blocks.ndcg, k=lists.k)
+    options: Any = {"sigma": lists.sigma, "num_samples": num_samples, "noise": esjax.noise.gumbel}
+    return _of_examples(lists.relevance, esjax.smooth(block, **options))
+
+
+def ndcg_optax(lists: Lists, num_samples: int) -> ValueAndGradient:
+    """`optax.perturbations` with Gumbel noise and its default baseline."""
+
+    def smoothed(key: Any, scores: Array, relevance: Array) -> Array:
+        block = partial(esjax.blocks.ndcg, relevance=relevance, k=lists.k)
+        return _optax(block, num_samples, lists.sigma, noise=perturbations.Gumbel())(key, scores)
+
+    return _of_examples(lists.relevance, smoothed)
+
+
+def ndcg_decided(lists: Lists, num_samples: int, places: int | None) -> ValueAndGradient:
+    """Samples the first places of each ranking, or all of them where `places` is None."""
+
+    def of_order(order: Array, relevance: Array) -> Array:
+        places = jnp.arange(order.size, dtype=jnp.float32)
+        scores = jnp.full(relevance.size, -jnp.inf).at[order].set(-places)
+        return esjax.blocks.ndcg(scores, relevance, k=lists.k)
+
+    smoothed = esjax.smooth_decisions(
+        of_order,
+        decision=partial(esjax.decisions.ranking, k=places),
+        sigma=lists.sigma,
+        num_samples=num_samples,
+    )
+    return _of_examples(lists.relevance, smoothed)

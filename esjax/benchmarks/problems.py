@@ -239,3 +239,33 @@ def accuracy_gradient(batch: Labelled) -> np.ndarray[Any, np.dtype[np.float64]]:
             return esjax.exact.accuracy(logits, labels, batch.sigma).mean()
 
         return np.asarray(jax.grad(value)(logits))
+
+
+# --- lists to rank --------------------------------------------------------------------------------------
+
+
+class Lists(NamedTuple):
+    """Lists of items, to be ranked by scores.
+
+    Attributes:
+        scores: (B, n) float32.
+        relevance: (B, n) float32, grades 0 to 4.
+        sigma: σ.
+        k: the places that count.
+    """
+
+    scores: Array
+    relevance: Array
+    sigma: float
+    k: int
+
+
+def lists(num_lists: int = 12, num_items: int = 120, sigma: float = 0.3, k: int = 10) -> Lists:
+    """Grades as rare as those of web search, and scores that know half a grade beside their noise."""
+    relevance_key, score_key = jax.random.split(jax.random.key(num_items))
+    grades = jnp.log(jnp.array([0.52, 0.32, 0.13, 0.02, 0.01]))
+    relevance = jax.random.categorical(relevance_key, grades, shape=(num_lists, num_items)).astype(
+        jnp.float32
+    )
+    scores = 0.5 * relevance + jax.random.normal(score_key, relevance.shape)
+    return Lists(scores, relevance, sigma, k)
