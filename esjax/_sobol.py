@@ -43,9 +43,10 @@ def span(shift: Array, directions: Array) -> Array:
     Row i takes the directions that the binary digits of i choose, so that every block of 2^k rows
     beginning at a multiple of 2^k is a net by itself.
     """
-    points = shift[None]
-    for direction in directions:
-        points = jnp.concatenate([points, points ^ direction[None]])
+    index = jax.lax.broadcasted_iota(directions.dtype, (2 ** len(directions), 1), 0)
+    points = jnp.broadcast_to(shift[None], (index.size, shift.size))
+    for place, direction in enumerate(directions):
+        points = points ^ (((index >> place) & 1) * direction[None])
     return points
 
 
