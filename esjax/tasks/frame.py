@@ -128,7 +128,7 @@ def best_by_folds(
     seed: int,
     num_folds: int = 3,
 ) -> dict[str, Any]:
-    """Returns the options of the highest mean metric over folds of the training set.
+    """Returns the options of the highest mean metric over folds of the training set; of one, these.
 
     Args:
         candidates: options to choose from.
@@ -142,6 +142,8 @@ def best_by_folds(
     """
     if not candidates:
         raise ValueError("candidates is empty; give at least one, such as grid makes")
+    if len(candidates) == 1:
+        return candidates[0]
     pairs = folds(num_examples, seed=seed, num_folds=num_folds)
     return max(candidates, key=lambda options: float(np.mean([metric(options, *pair) for pair in pairs])))
 
