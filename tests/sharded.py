@@ -8,7 +8,8 @@ import os
 import sys
 
 num_local, *process = map(int, sys.argv[1:])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_local}"
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={num_local}"
 
 import jax  # noqa: E402  # after its flags
 import jax.numpy as jnp  # noqa: E402
