@@ -99,6 +99,37 @@ def test_estimates_of_a_batch_have_the_mean_of_the_closed_form():
         _assert_mean_is(np.array(draws, float), exact)
 
 
+def test_estimates_of_ndcg_have_the_mean_of_the_enumeration():
+    lists = problems.lists(num_lists=2, num_items=4, sigma=1.0, k=2)._replace(
+        relevance=jnp.array([[0.0, 2.0, 1.0, 0.0], [1.0, 0.0, 0.0, 3.0]])
+    )
+
+    def of_order(order, relevance):
+        return esjax.blocks.ndcg(-jnp.argsort(order), relevance, k=2)
+
+    exact = jax.vmap(
+        jax.grad(
+            esjax.smooth_decisions(
+                of_order,
+                decision=esjax.decisions.ranking,
+                sigma=1.0,
+                estimator=esjax.decisions.enumeration,
+            ),
+            argnums=1,
+        ),
+        (None, 0, 0),
+    )(jax.random.key(0), lists.scores, lists.relevance)
+    for call in (
+        peers.ndcg_optax(lists, 64),
+        peers.ndcg_auto(lists, 64),
+        peers.ndcg_decided(lists, 64, None),
+        peers.ndcg_decided(lists, 64, 2),
+    ):
+        compiled = jax.jit(call)
+        draws = [compiled(key, lists.scores)[1] for key in jax.random.split(jax.random.key(0), 200)]
+        _assert_mean_is(np.array(draws, float), exact / 2)
+
+
 def test_dijkstra_finds_the_paths_of_the_reference():
     random = np.random.RandomState(0)
     for _ in range(20):
