@@ -74,15 +74,8 @@ def _macro_f1(quick: bool, num_evaluations: int = 2560) -> tuple[list[Table], li
         "decisions.local_expectation": peers.f1_decided(batch, 1, local),
     }
     long_run = peers.f1_decided(batch, 200 if quick else 1000, local)
-    _, reference = jax.jit(long_run)(jax.random.key(1), batch.logits)
     title = f"Macro-F1 of 256 examples, K = 10, {num_evaluations:,} evaluations (the last: 2,305)"
-    found = measure.side_by_side(
-        functions,
-        batch.logits,
-        reference,
-        effort=_EFFORT_QUICK if quick else _EFFORT,
-        num_repeats=10 if quick else 40,
-    )
+    found = _beside_a_long_run(functions, long_run, batch.logits, quick, num_repeats=40)
     claims = [
         _effort_claim("macro-F1", found, "decisions.local_expectation"),
         Claim(
@@ -102,19 +95,26 @@ def _ndcg(quick: bool, num_samples: int = 16) -> tuple[list[Table], list[Claim]]
         "decisions.ranking, k = 10": peers.ndcg_decided(lists, num_samples, lists.k),
     }
     long_run = peers.ndcg_decided(lists, 2**13 if quick else 2**16, lists.k)
-    _, reference = jax.jit(long_run)(jax.random.key(1), lists.scores)
-    found = measure.side_by_side(
-        functions,
-        lists.scores,
-        reference,
-        effort=_EFFORT_QUICK if quick else _EFFORT,
-        num_repeats=10 if quick else 100,
-    )
+    found = _beside_a_long_run(functions, long_run, lists.scores, quick, num_repeats=100)
     num_lists, num_items = lists.scores.shape
     title = f"NDCG@10 of {num_lists} lists of {num_items}, each smoothed with N = {num_samples}"
     return [report.beside_each_other(title, found)], [
         _effort_claim("NDCG@10", found, "decisions.ranking, k = 10", 5)
     ]
+
+
+def _beside_a_long_run(
+    functions: dict[str, peers.ValueAndGradient],
+    long_run: peers.ValueAndGradient,
+    x: jax.Array,
+    quick: bool,
+    *,
+    num_repeats: int,
+) -> dict[str, measure.Compared]:
+    """Measures functions against the gradient that `long_run` gives, for 10 keys where it is to be quick."""
+    _, reference = jax.jit(long_run)(jax.random.key(1), x)
+    effort, count = (_EFFORT_QUICK, 10) if quick else (_EFFORT, num_repeats)
+    return measure.side_by_side(functions, x, reference, effort=effort, num_repeats=count)
 
 
 def _effort_claim(name: str, found: dict[str, measure.Compared], ours: str, wanted: float = 1e4) -> Claim:

@@ -270,8 +270,7 @@ def ndcg_decided(lists: Lists, num_samples: int, places: int | None) -> ValueAnd
     """Samples the first places of each ranking, or all of them where `places` is None."""
 
     def of_order(order: Array, relevance: Array) -> Array:
-        places = jnp.arange(order.size, dtype=jnp.float32)
-        scores = jnp.full(relevance.size, -jnp.inf).at[order].set(-places)
+        scores = jnp.zeros(relevance.shape).at[order].set(jnp.arange(order.size, 0.0, -1.0))
         return esjax.blocks.ndcg(scores, relevance, k=lists.k)
 
     smoothed = esjax.smooth_decisions(
