@@ -98,6 +98,7 @@ class _Worker:
     def __init__(self) -> None:
         self._process: ProcessPoolExecutor | None = None
         self._pid = 0  # 0 while it starts
+        self._has_started = False  # ever: a script that cannot start one never does
         self._loaded: Any = None  # the last function that the process has imported
         self._ended = False
 
@@ -127,10 +128,13 @@ class _Worker:
                 self._pid = self._process.submit(os.getpid).result()
             except BrokenExecutor as error:
                 self.close()
+                if self._has_started:
+                    raise WorkerDied("a process ended while it started in place of another") from error
                 raise CannotLoad(
                     "a worker process ended while it started, and says above why; where it ran the script "
                     'again, start ProcessPool under if __name__ == "__main__":'
                 ) from error
+            self._has_started = True
         if self._ended:
             self._kill()
 

@@ -236,6 +236,32 @@ def test_a_script_without_a_guard_says_what_it_needs(tmp_path):
     assert 'under if __name__ == "__main__":' in done.stderr.splitlines()[-1]
 
 
+def test_a_worker_that_dies_while_it_takes_the_place_of_another_is_a_death(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, sys
+            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            import host_functions
+            if __name__ == "__main__":
+                import jax.numpy as jnp, esjax
+                with esjax.host.ProcessPool(1) as pool:
+                    options = dict(retries=2, on_error=host_functions.nan)
+                    block = esjax.host.wrap(host_functions.faulty, jnp.float32(0), pool, **options)
+                    value = block(jnp.zeros(3), jnp.float32(0.025))  # ends its process
+                    print(float(value), block.log.deaths, block.log.retries)
+            elif os.path.exists("started"):
+                os._exit(1)
+            else:
+                open("started", "x")
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "nan 3 2\n", done.stderr[-3000:]
+
+
 def test_ctrl_c_ends_cleanly_and_leaves_no_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
