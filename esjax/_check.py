@@ -79,13 +79,24 @@ def check_sigma(sigma: Any) -> None:
             )
 
 
-def check_classes(name: str, classes: Any, num_classes: int) -> None:
-    """Raises `ValueError` unless the array `classes` is of integers and, where known, in [0, num_classes)."""
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {classes.dtype}; give integer classes")
-    if isinstance(classes, jax.core.Tracer):
+def known(values: Any, mask: Any = None) -> np.ndarray | None:
+    """Returns the numbers that count of an array or list. None: it is traced, so they cannot be looked at.
+
+    It takes what the caller gave: inside a trace, `jnp.asarray` would make a tracer of it.
+    """
+    if isinstance(values, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+        return None
+    return np.asarray(values) if mask is None else np.asarray(values)[np.asarray(mask)]
+
+
+def check_classes(name: str, classes: Any, num_classes: int, mask: Any = None) -> None:
+    """Raises `ValueError` unless classes are integers and, where known and counted, in [0, num_classes)."""
+    dtype = as_array(name, classes).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {dtype}; give integer classes")
+    values = known(classes, mask)
+    if values is None:
         return
-    values = np.asarray(classes)
     wrong = values[(values < 0) | (values >= num_classes)]
     if wrong.size:
         raise ValueError(

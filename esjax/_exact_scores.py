@@ -116,13 +116,14 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
 
 
 def check_labels(labels: Any, scores: Array) -> Array:
+    given = labels
     labels = as_array("labels", labels, "give integer classes")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"labels has dtype {labels.dtype} and shape {labels.shape}; "
             f"give one integer class for each example, shape {scores.shape[:-1]}"
         )
-    check_classes("labels", labels, scores.shape[-1])
+    check_classes("labels", given, scores.shape[-1])
     return labels
 
 

@@ -9,10 +9,12 @@ A decision is a function `(x, sigma, noise) -> Law`; an estimator a function of 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esjax import _exact_scores, _flatten, _laws, _mapping, exact
 from esjax import noise as _noise
@@ -89,7 +91,7 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int
     x = as_array("x", x)
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
-    if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
+    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
         raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
     _, x, sigma = _exact_scores.check_scores("x", x, sigma, of_classes=True)
     k = x.shape[-1] if k is None else check_count("k", k)
@@ -121,8 +123,9 @@ def smooth_decisions(
 
     Args:
         fun: `fun(decisions, *args)`: an int32 array and any pytrees → a pytree of floating arrays. Any
-            black box. For many examples of one decision each, `jax.vmap` the smoothed function with
-            split keys; a metric of a batch, such as F1, takes the decisions of the whole batch.
+            black box, but pure: the smoothed function is compiled once for arguments of given shapes and
+            dtypes, as by `jax.jit`. For many examples of one decision each, `jax.vmap` the smoothed function
+            with split keys; a metric of a batch, such as F1, takes the decisions of the whole batch.
         decision: `esjax.decisions.argmax`, `threshold` or `ranking`.
         sigma: σ > 0, the scale of the noise in units of x: (), or what broadcasts to one for each decision,
             x's shape (less the last axis for `argmax` and `ranking`).
@@ -165,21 +168,25 @@ def smooth_decisions(
         raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
     default_sigma = sigma
 
+    @partial(jax.jit, static_argnums=(0, 1))
+    def program(treedef: Any, shapes: tuple[Any, ...], key: Any, x: Array, sigma: Array, *args: Any) -> Any:
+        num_values = sum(shape.size for shape in shapes)
+
+        def block(decisions: Array) -> Array:
+            return _flatten.flatten(fun(decisions, *args), x.dtype)
+
+        at_once = chunk_size or max(_mapping.CHUNK_FLOATS // max(x.size, num_values), 1)
+        values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
+        return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
+
     def smoothed(key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         check_key(key)
         x, sigma = _scores(x), _scale(default_sigma if sigma is None else sigma)
         _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
         shape = _shape_of_values(fun, _decided(decision, noise, key, x, sigma), args)
         dtype = _flatten.accumulator_dtype((x, shape))
-        x, sigma = x.astype(dtype), sigma.astype(dtype)
-        num_values = sum(leaf.size for leaf in jax.tree.leaves(shape))
-
-        def block(decisions: Array) -> Array:
-            return _flatten.flatten(fun(decisions, *args), dtype)
-
-        at_once = chunk_size or max(_mapping.CHUNK_FLOATS // max(x.size, num_values), 1)
-        values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
-        return _flatten.unflattener(shape)(values)
+        shapes, treedef = jax.tree.flatten(shape)
+        return program(treedef, tuple(shapes), key, x.astype(dtype), sigma.astype(dtype), *args)
 
     return smoothed
 
@@ -207,9 +214,9 @@ def _scale(sigma: Any) -> Array:
 
 
 def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array, sigma: Array) -> Any:
-    """Returns shape and dtype of the decisions."""
+    """Returns shape and dtype of the decisions; values of x that are known are looked at, not traced."""
 
-    def decide(key: Any, x: Array, sigma: Array) -> Array:
+    def decide(key: Any) -> Array:
         try:
             law = decision(x, sigma.astype(x.dtype), noise)
         except TypeError as error:
@@ -221,13 +228,14 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
             raise ValueError(f"decision={decision!r} returns a {type(law).__name__}; return a decisions.Law")
         return law.decisions(law.draw(key))
 
-    return jax.eval_shape(decide, key, x, sigma)
+    return jax.eval_shape(decide, key)
 
 
 def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, ...]) -> Any:
+    """Returns what `fun` returns, shapes and dtypes alone; it sees values of args that are known."""
     checked = _flatten.checked("fun", fun)
     try:
-        shape = jax.eval_shape(lambda args: checked(jnp.zeros(decisions.shape, decisions.dtype), *args), args)
+        shape = jax.eval_shape(lambda decisions: checked(decisions, *args), decisions)
     except TypeError as error:
         if "grad requires" not in str(error) and "requires real- or complex" not in str(error):
             raise

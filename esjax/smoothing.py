@@ -6,6 +6,7 @@ rules in `_estimator`.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,7 +47,8 @@ def smooth(
 
     Args:
         fun: `fun(x, *args)`: a pytree of floating arrays and anything else → a pytree of floating
-            arrays. Written for one example; `jax.vmap` the smoothed function with split keys.
+            arrays. Written for one example; `jax.vmap` the smoothed function with split keys. Pure: the
+            smoothed function is compiled once for arguments of given shapes and dtypes, as by `jax.jit`.
         sigma: σ > 0, the standard scale of the perturbations, in units of x: one number; or x's
             structure with, for each leaf, one number or an array of the leaf's shape.
         num_samples: N in [1, 2³¹), evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
@@ -115,8 +117,10 @@ class Smoothed:
     def __init__(
         self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
     ) -> None:
-        self._estimate = estimate
-        self._sigma = sigma
+        def program(informed: bool, key: Any, x: Any, *args: Any, at_call: Any) -> tuple[Any, Report | None]:
+            return estimate(informed, key, x, *args, sigma=sigma if at_call is None else at_call)
+
+        self._program = jax.jit(program, static_argnums=0)
         self.num_samples = num_samples
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
@@ -129,11 +133,12 @@ class Smoothed:
 
     def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
         check_key(key)
+        _flatten.check_arrays(x, "x", "pass arrays")
+        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
         if sigma is not None:
             check_sigma(sigma)
         try:
-            sigma = self._sigma if sigma is None else sigma
-            return self._estimate(informed, key, x, *args, sigma=sigma)
+            return self._program(informed, key, x, *args, at_call=sigma)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -157,11 +162,10 @@ def _estimate(
     fun: Callable[..., Any], options: _Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
 ) -> tuple[Any, Report | None]:
     """Estimates on vectors what `smooth` promises for pytrees."""
-    _flatten.check_arrays(x, "x", "pass arrays")
     x = jax.tree.map(_flatten.canonical, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
     scales = _flatten.check_sigma_fits(jax.tree.map(_flatten.canonical, sigma), x)
-    block = _Block(fun, options.discard, x, args)
+    block, leaves = _block(fun, options.discard, x, args)
     dtype = block.dtype
     dim = sum(leaf.size for leaf in jax.tree.leaves(x))
     groups = options.sampler(options.num_samples, dim, options.noise)
@@ -184,57 +188,71 @@ def _estimate(
         dtype=dtype,
     )
     vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(scales, x, dtype)
-    value, report = _estimator.estimate(problem, _flatten.canonical(key), (*vectors, *block.args))
+    value, report = _estimator.estimate(problem, _flatten.canonical(key), (*vectors, *leaves))
     return block.unflatten_values(value), jax.lax.stop_gradient(report)
 
 
+@dataclass(eq=False)
 class _Block:
-    """`fun` and `discard` on vectors: (dim,) or values (num_values,), and a tuple of arrays.
+    """`fun` and `discard` on vectors: (dim,) or values (num_values,), and a tuple of arrays."""
 
-    Whatever traced values the two close over are hoisted into that tuple, `args`, so that a derivative rule
-    may be called where those tracers are not valid. Its narrow floating arrays are widened, so that
-    their gradients are summed in float32.
-    """
-
-    def __init__(
-        self,
-        fun: Callable[..., Any],
-        discard: Callable[[Array], Array] | None,
-        x: Any,
-        args: tuple[Any, ...],
-    ) -> None:
-        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
-        self._fun, values, fun_consts = _flatten.hoisted(_flatten.checked("fun", fun), x, *args)
-        _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
-        self.dtype = _flatten.accumulator_dtype((x, values))
-        self._unflatten_x = _flatten.unflattener(x)
-        self.unflatten_values = _flatten.unflattener(values)
-        self.num_values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(values))
-        discard_consts: list[Any] = []
-        if discard is not None:
-            like = jnp.zeros(self.num_values, self.dtype)
-            discard = _flatten.checked("discard", discard)
-            self._discard, found, discard_consts = _flatten.hoisted(discard, like)
-            _check_discarded(found, like)
-        leaves, self._treedef = jax.tree.flatten((args, fun_consts, discard_consts))
-        leaves = [_flatten.canonical(leaf) for leaf in leaves]
-        self._dtypes = [leaf.dtype for leaf in leaves]
-        self.args = tuple(_flatten.widen(leaf) for leaf in leaves)
+    fun: Callable[..., Any]
+    discard_of: Callable[..., Any] | None
+    unflatten_x: Callable[[Array], Any]
+    unflatten_values: Callable[[Array], Any]
+    num_values: int
+    dtype: Any
+    treedef: Any  # of the tuple of arrays, and their dtypes
+    dtypes: list[Any]
 
     def __call__(self, z: Array, leaves: tuple[Array, ...]) -> Array:
         args, consts, _ = self._narrow(leaves)
-        return _flatten.flatten(self._fun(consts, self._unflatten_x(z), *args), self.dtype)
+        return _flatten.flatten(self.fun(consts, self.unflatten_x(z), *args), self.dtype)
 
     def discard(self, values: Array, leaves: tuple[Array, ...]) -> Array:
         """Whether any of the values (num_values,) is one to discard."""
+        assert self.discard_of is not None
         _, _, consts = self._narrow(leaves)
-        return self._discard(consts, values).any()
+        return self.discard_of(consts, values).any()
 
     def _narrow(self, leaves: tuple[Array, ...]) -> Any:
-        pairs = zip(leaves, self._dtypes, strict=True)
+        pairs = zip(leaves, self.dtypes, strict=True)
         return jax.tree.unflatten(
-            self._treedef, [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in pairs]
+            self.treedef, [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in pairs]
         )
+
+
+def _block(
+    fun: Callable[..., Any], discard: Callable[[Array], Array] | None, x: Any, args: tuple[Any, ...]
+) -> tuple[_Block, tuple[Array, ...]]:
+    """Returns the block, which holds no traced value, and its tuple of arrays.
+
+    Whatever traced values `fun` and `discard` close over are hoisted into that tuple, so that a derivative
+    rule may be called where those tracers are not valid. Its narrow floating arrays are widened, so that
+    their gradients are summed in float32.
+    """
+    fun, values, fun_consts = _flatten.hoisted(_flatten.checked("fun", fun), x, *args)
+    _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
+    dtype = _flatten.accumulator_dtype((x, values))
+    num_values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(values))
+    discard_consts: list[Any] = []
+    if discard is not None:
+        like = jnp.zeros(num_values, dtype)
+        discard, found, discard_consts = _flatten.hoisted(_flatten.checked("discard", discard), like)
+        _check_discarded(found, like)
+    leaves, treedef = jax.tree.flatten((args, fun_consts, discard_consts))
+    leaves = [_flatten.canonical(leaf) for leaf in leaves]
+    block = _Block(
+        fun=fun,
+        discard_of=discard,
+        unflatten_x=_flatten.unflattener(x),
+        unflatten_values=_flatten.unflattener(values),
+        num_values=num_values,
+        dtype=dtype,
+        treedef=treedef,
+        dtypes=[leaf.dtype for leaf in leaves],
+    )
+    return block, tuple(_flatten.widen(leaf) for leaf in leaves)
 
 
 def _check_discarded(found: Any, like: Any) -> None:

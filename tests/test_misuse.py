@@ -259,6 +259,16 @@ DECISIONS = {
     ),
     "chunk_size zero": (_decide(chunk_size=0), "chunk_size=0", "whole number >= 1"),
     "key a number": (_decide(key=0), "key=0 " + _ONE_KEY),
+    "args out of range": (
+        _decide(fun=partial(blocks.f1, num_classes=3), args=(CLASSES[1:] + 1,)),
+        "labels=3 is out of range",
+        "use 0 to 2",
+    ),
+    "args negative": (
+        _decide(X[0], fun=lambda d, r: blocks.ndcg(-d, r), decision=decisions.ranking, args=(-CLASSES,)),
+        "relevance holds -1;",
+        "give numbers >= 0",
+    ),
     "args text": (_decide(args=("a",)), r"args\[0\]='a' is no array", "let fun close over"),
     "x integer": (_decide(X.astype(int)), "x has dtype int32", "give the scores that decide"),
     "x a dict": (_decide({"a": X}), "x is a dict", "give one array"),
@@ -439,7 +449,7 @@ BLOCKS = {
     ),
     "ndcg k": (lambda: blocks.ndcg(ROW, CLASSES, k=0), "k=0", "whole number >= 1"),
     "ndcg gain": (lambda: blocks.ndcg(ROW, CLASSES, gain="log"), "gain='log'", "'exponential' or 'linear'"),
-    "ndcg negative": (lambda: blocks.ndcg(ROW, -CLASSES), r"relevance holds -1\.0", "give numbers >= 0"),
+    "ndcg negative": (lambda: blocks.ndcg(ROW, -CLASSES), "relevance holds -1;", "give numbers >= 0"),
     "ndcg complex": (lambda: blocks.ndcg(ROW, ROW + 0j), "relevance has dtype complex", "real numbers"),
     "reciprocal rank mask": (
         lambda: blocks.reciprocal_rank(ROW, CLASSES, mask=CLASSES),
@@ -454,7 +464,7 @@ BLOCKS = {
     "concordance lengths": (lambda: blocks.concordance(ROW, ROW, Y), r"events \(2,\)", "vectors of one len"),
     "concordance events": (
         lambda: blocks.concordance(ROW, ROW, CLASSES),
-        r"events holds 2\.0",
+        "events holds 2;",
         "booleans, or 0 and 1",
     ),
     "concordance times": (lambda: blocks.concordance(ROW, ROW + 0j, ROW), "times has dtype", "real numbers"),

@@ -180,6 +180,29 @@ def test_it_is_traced_once_and_works_in_scan_and_checkpoint():
     np.testing.assert_array_equal(first, again)
 
 
+def test_outside_jit_it_is_compiled_once():
+    traces = []
+
+    def block(x):
+        traces.append(1)
+        return jnp.floor(x).sum()
+
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=4)
+    calls = [
+        jax.value_and_grad(smoothed, argnums=1),
+        functools.partial(jax.value_and_grad(smoothed.with_info, argnums=1, has_aux=True), sigma=2.0),
+        jax.vmap(smoothed, (None, 0)),
+    ]
+    for call in calls:
+        call(jax.random.key(0), jnp.ones(3))
+    count = len(traces)
+    for seed, call in enumerate(calls):
+        call(jax.random.key(seed), seed * jnp.ones(3))
+    assert len(traces) == count
+    calls[0](jax.random.key(0), jnp.ones(4))
+    assert len(traces) > count
+
+
 def test_a_block_may_close_over_traced_values():
     @jax.jit
     def gradient(x, shift):

@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from esjax._check import as_array
+from esjax._check import as_array, known
 
 Array = jax.Array
 
@@ -51,13 +50,11 @@ def as_floating(name: str, array: Array) -> Array:
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
-def check_known(name: str, array: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
-    """Raises `ValueError` for a number that is not right, unless it is traced: that cannot be looked at."""
-    if isinstance(array, jax.core.Tracer):
-        return
-    values = np.asarray(array)
-    wrong = values[~is_right(values)]
-    if wrong.size:
+def check_known(name: str, given: Any, is_right: Callable[[Any], Any], remedy: str, mask: Any = None) -> None:
+    """Raises `ValueError` for a number that counts and is not right, unless it is traced."""
+    values = known(given, mask)
+    wrong = None if values is None else values[~is_right(values)]
+    if wrong is not None and wrong.size:
         raise ValueError(f"{name} holds {wrong.flat[0]}; {remedy}")
 
 
