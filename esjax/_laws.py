@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import exact
+from esjax import _random, exact
 from esjax import noise as _noise
 
 Array = jax.Array
@@ -64,10 +64,11 @@ def categorical(probs: Array) -> Law:
     shape, size = probs.shape[:-1], probs.shape[-1]
     table = probs.reshape(-1, size)
     count = table.shape[0]
+    up_to = _up_to(jax.lax.stop_gradient(table))
 
     def draw(key: Any) -> Array:
-        log_table = _log(jax.lax.stop_gradient(table))
-        return jax.random.categorical(key, log_table).astype(jnp.int32).reshape(shape)
+        u = _random.uniform(key, (count, 1), table.dtype) * up_to[:, -1:]
+        return (u >= up_to[:, :-1]).sum(1, dtype=jnp.int32).reshape(shape)
 
     def chances(decisions: Array) -> Array:
         return jnp.take_along_axis(table, decisions.reshape(count, 1), 1)
@@ -100,6 +101,11 @@ def categorical(probs: Array) -> Law:
         flip=flip,
         outcomes=outcomes,
     )
+
+
+def _up_to(probs: Array) -> Array:
+    """Returns P(d ≤ a) (C, A) of chances p (C, A). Whatever the rounding, it rises only where p(a) > 0."""
+    return jax.lax.cummax(jnp.where(probs > 0, jnp.cumsum(probs, 1), 0), axis=1)
 
 
 def _log(probs: Array) -> Array:

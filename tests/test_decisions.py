@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import esjax
-from esjax import decisions
+from esjax import _laws, decisions
 
 NOISES = {
     "normal": stats.norm(),
@@ -253,6 +253,31 @@ def test_forward_mode_is_reverse_mode(estimator):
     np.testing.assert_allclose(
         tangent, (jax.grad(smoothed)(x, jnp.float32(WEIGHT)) * direction).sum(), rtol=1e-5
     )
+
+
+def test_categorical_draws_are_as_likely_as_they_should_be_and_never_impossible():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(50, 10)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    law = decisions.argmax(jnp.asarray(scores), jnp.float32(1))
+    draws = np.asarray(jax.jit(jax.vmap(law.draw))(jax.random.split(jax.random.key(0), 20_000)))
+    counts = (draws[..., None] == np.arange(10)).sum(0)
+    probs = np.asarray(esjax.exact.argmax_probs(scores, 1.0), np.float64)
+    expected = len(draws) * probs
+    assert not counts[probs == 0].any()
+    z = ((counts - expected) / np.sqrt(np.maximum(expected * (1 - probs), 1e-9)))[expected > 10]
+    assert np.abs(z).max() < 4.5 and abs((z**2).mean() - 1) < 4 * (2 / z.size) ** 0.5
+
+
+def test_the_running_sum_of_chances_rises_only_where_they_are_above_zero():
+    """Sums of a thousand numbers are rounded in blocks: adding a 0 may move them."""
+    rng = np.random.default_rng(0)
+    probs = rng.random((100, 1000)).astype(np.float32) * (rng.random((100, 1000)) < 0.5)
+    probs /= probs.sum(1, keepdims=True)
+    up_to = np.asarray(jax.jit(_laws._up_to)(probs))
+    np.testing.assert_allclose(up_to, np.cumsum(probs, 1, np.float64), atol=1e-6)
+    steps = np.diff(up_to, prepend=0)
+    assert steps.min() == 0 and not steps[probs == 0].any()
 
 
 def test_one_decision_at_a_time_is_the_closed_form():
