@@ -4,10 +4,12 @@ import gc
 import os
 from importlib.metadata import version
 
-_FLAGS = ["--xla_backend_optimization_level=1"]
-if version("jaxlib").startswith("0.10."):  # later ones do not know the flag, and end
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+if version("jaxlib").startswith("0.10."):  # later ones do not know the second flag, and end
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    )
+else:
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # Half the time: most of it is compilation. `XLA_FLAGS= pytest` compiles as users' programs are.
 
 import jax  # after its flags
@@ -30,7 +32,7 @@ _MOST_TIME_IS_COMPILATION = (
     "test_smoothing",
     "test_unbiased",
 )
-"""Compiled by XLA without most of its optimisations. Other files look at compiled programs or bits, or train."""
+"""Compiled without most optimisations. Other files look at compiled programs or bits, or train."""
 
 
 def pytest_collection_finish(session):
