@@ -19,6 +19,9 @@ from esjax import noise as _noise
 Array = jax.Array
 Outcome = Any  # what a law draws: arrays that no derivative goes through
 
+_FEW = 16
+"""Of so many alternatives all are looked at, rather than one looked up, whose derivative is a scatter."""
+
 _LOW, _HIGH = -10.0, 60.0
 """Where a Gumbel distribution function is 0 and 1 even in float64."""
 
@@ -71,7 +74,10 @@ def categorical(probs: Array) -> Law:
         return (u >= up_to[:, :-1]).sum(1, dtype=jnp.int32).reshape(shape)
 
     def chances(decisions: Array) -> Array:
-        return jnp.take_along_axis(table, decisions.reshape(count, 1), 1)
+        if size > _FEW:
+            return jnp.take_along_axis(table, decisions.reshape(count, 1), 1)
+        is_decided = decisions.reshape(count, 1) == jnp.arange(size, dtype=jnp.int32)[None]
+        return jnp.where(is_decided, table, 0).sum(1)
 
     def log_prob(decisions: Array) -> Array:
         return _log(chances(decisions)).sum()  # of these alone: the slope of log p is infinite at others' 0
