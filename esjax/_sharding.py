@@ -44,3 +44,21 @@ def check_fits(shards: Shards | None, num_samples: int, group_size: int) -> None
         f"num_samples={num_samples}{groups}, cannot be shared equally by the {shards.num_devices} devices of "
         f"sharding; use num_samples={-(-num_samples // unit) * unit}{another}"
     )
+
+
+def check_axes(shards: Shards | None, arrays: dict[str, Any]) -> None:
+    """Raises `ValueError` for the first array that is placed on a mesh of explicit axes.
+
+    Sums over devices would close over it, and cannot where its type says where it is.
+    """
+    if shards is None:
+        return
+    explicit = jax.sharding.AxisType.Explicit
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        placed = jax.typeof(leaf).sharding
+        if explicit in placed.mesh.axis_types:
+            raise ValueError(
+                f"{path[0].key}{jax.tree_util.keystr(path[1:])} is placed on a mesh of explicit axes; with "
+                "sharding, make the mesh by jax.make_mesh(shape, names, "
+                "axis_types=(jax.sharding.AxisType.Auto,) * len(names))"
+            )

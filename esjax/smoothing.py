@@ -68,7 +68,7 @@ def smooth(
             are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
             else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
             A block with one value takes one all-reduce of O(dim) per gradient, others an all-gather
-            of N values too. None: no sharding.
+            of N values too. Arrays may be placed on a mesh of automatic axes. None: no sharding.
 
     Returns:
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.
@@ -82,7 +82,8 @@ def smooth(
 
     Raises:
         ValueError: an option is out of range, here; or, when called, `x` or the values are not
-            floating arrays, σ does not fit x, or the sampler or baseline needs another `num_samples`.
+            floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, or with
+            `sharding` an array is placed on explicit axes.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -117,11 +118,12 @@ class Smoothed:
     def __init__(
         self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
     ) -> None:
-        def program(informed: bool, key: Any, x: Any, *args: Any, at_call: Any) -> tuple[Any, Report | None]:
-            return estimate(informed, key, x, *args, sigma=sigma if at_call is None else at_call)
-
-        self._program = jax.jit(program, static_argnums=0)
+        self._program = jax.jit(partial(_program, estimate, sigma), static_argnums=0)
+        self._parts = estimate, sigma, num_samples
         self.num_samples = num_samples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Smoothed, self._parts  # a compiled function cannot be pickled
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
@@ -138,7 +140,7 @@ class Smoothed:
         if sigma is not None:
             check_sigma(sigma)
         try:
-            return self._program(informed, key, x, *args, at_call=sigma)
+            return self._program(informed, key, x, *args, sigma=sigma)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -146,6 +148,12 @@ class Smoothed:
                 "a smoothed function has no forward mode (jax.jvp, jax.jacfwd) of its own; use jax.grad, "
                 "jax.vjp or jax.jacrev; jax.hessian works, and so does jax.jvp of the gradient"
             ) from error
+
+
+def _program(
+    estimate: Callable[..., Any], default: Any, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+) -> tuple[Any, Report | None]:
+    return estimate(informed, key, x, *args, sigma=default if sigma is None else sigma)
 
 
 class _Options(NamedTuple):
@@ -171,6 +179,7 @@ def _estimate(
     groups = options.sampler(options.num_samples, dim, options.noise)
     _check_groups(options, groups, dim, dtype)
     _sharding.check_fits(options.shards, options.num_samples, groups.size)
+    _sharding.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
     evaluated, drawn = _chunks(options, groups.size, max(dim, block.num_values, 1))
     problem = Problem(
         fun=block,

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import esjax
 
 _SCRIPT = Path(__file__).parent / "sharded.py"
 
@@ -101,3 +105,17 @@ def test_samples_that_cannot_be_shared_name_the_number_that_can(num_samples, gro
     with pytest.raises(ValueError, match=message):
         _sharding.check_fits(shards, num_samples, group_size)
     _sharding.check_fits(shards, 4 * group_size * 3, group_size)
+
+
+def test_arrays_may_be_placed_on_automatic_axes_and_are_refused_on_explicit_ones():
+    def gradient(axis_type):
+        mesh = jax.make_mesh((1,), ("samples",), axis_types=(axis_type,))
+        placed = NamedSharding(mesh, PartitionSpec("samples"))
+        smoothed = esjax.smooth(jnp.sum, sigma=1.0, num_samples=4, sharding=placed)
+        return jax.grad(smoothed, argnums=1)(jax.random.key(0), jax.device_put(jnp.ones(3), placed))
+
+    alone = esjax.smooth(jnp.sum, sigma=1.0, num_samples=4)
+    expected = jax.grad(alone, argnums=1)(jax.random.key(0), jnp.ones(3))
+    np.testing.assert_allclose(gradient(AxisType.Auto), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"x is placed on a mesh of explicit axes; .*AxisType\.Auto"):
+        gradient(AxisType.Explicit)

@@ -1,6 +1,7 @@
 """`smooth` against the algorithm written out as a loop, closed forms, and wrong arguments."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,14 @@ def test_outside_jit_it_is_compiled_once():
     assert len(traces) == count
     calls[0](jax.random.key(0), jnp.ones(4))
     assert len(traces) > count
+
+
+def test_it_can_be_pickled_where_its_block_can():
+    smoothed = esjax.smooth(esjax.blocks.accuracy, sigma=2.0, num_samples=8)
+    again = pickle.loads(pickle.dumps(smoothed))
+    gradients = [jax.grad(each, 1)(jax.random.key(0), jnp.arange(3.0), 1) for each in (smoothed, again)]
+    np.testing.assert_array_equal(*gradients)
+    assert again.num_samples == 8
 
 
 def test_a_block_may_close_over_traced_values():
