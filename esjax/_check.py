@@ -13,7 +13,7 @@ _MOST_SAMPLES = 2**31 - 1
 
 
 def as_array(name: str, value: Any, remedy: str = "give an array of numbers") -> jax.Array:
-    """Returns `value` as an array.
+    """Returns `value` as an array, inside a trace as one that can be looked at where `value` can.
 
     Raises:
         ValueError: it is none, nor a list of numbers.
@@ -21,7 +21,8 @@ def as_array(name: str, value: Any, remedy: str = "give an array of numbers") ->
     try:
         if isinstance(value, str):  # which JAX may take for the name of a dtype
             raise TypeError
-        return jnp.asarray(value)
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name}={value!r} is no array; {remedy}") from None
 
@@ -79,22 +80,18 @@ def check_sigma(sigma: Any) -> None:
             )
 
 
-def known(values: Any, mask: Any = None) -> np.ndarray | None:
-    """Returns the numbers that count of an array or list. None: it is traced, so they cannot be looked at.
-
-    It takes what the caller gave: inside a trace, `jnp.asarray` would make a tracer of it.
-    """
-    if isinstance(values, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+def known(array: Any, counted: Any = True) -> np.ndarray | None:
+    """Returns the numbers of an array, where `counted`. None: it is traced, so they cannot be looked at."""
+    if isinstance(array, jax.core.Tracer) or isinstance(counted, jax.core.Tracer):
         return None
-    return np.asarray(values) if mask is None else np.asarray(values)[np.asarray(mask)]
+    return np.asarray(array) if counted is True else np.asarray(array)[np.asarray(counted)]
 
 
-def check_classes(name: str, classes: Any, num_classes: int, mask: Any = None) -> None:
+def check_classes(name: str, classes: Any, num_classes: int, counted: Any = True) -> None:
     """Raises `ValueError` unless classes are integers and, where known and counted, in [0, num_classes)."""
-    dtype = as_array(name, classes).dtype
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {dtype}; give integer classes")
-    values = known(classes, mask)
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {classes.dtype}; give integer classes")
+    values = known(classes, counted)
     if values is None:
         return
     wrong = values[(values < 0) | (values >= num_classes)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import noise as _noise
-from esjax._check import as_array, check_classes, check_count, check_sigma
+from esjax._check import as_array, check_classes, check_count, check_sigma, known
 from esjax._exact import FAR
 
 Array = jax.Array
@@ -89,8 +89,8 @@ def check_scores(
         if given.ndim < 1 or given.shape[-1] < 2:
             raise ValueError(f"{name} has shape {given.shape}; give (..., K) of at least two classes")
         batch = given.shape[:-1]
-    if not isinstance(given, jax.core.Tracer):
-        values = np.asarray(given)
+    values = known(given)
+    if values is not None:
         if np.isnan(values).any():
             raise ValueError(f"{name} holds NaN; find where it comes from with jax.debug_nans(True)")
         if of_classes and np.isneginf(values).all(-1).any():
@@ -116,14 +116,13 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
 
 
 def check_labels(labels: Any, scores: Array) -> Array:
-    given = labels
     labels = as_array("labels", labels, "give integer classes")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"labels has dtype {labels.dtype} and shape {labels.shape}; "
             f"give one integer class for each example, shape {scores.shape[:-1]}"
         )
-    check_classes("labels", given, scores.shape[-1])
+    check_classes("labels", labels, scores.shape[-1])
     return labels
 
 

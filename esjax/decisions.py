@@ -18,7 +18,7 @@ import numpy as np
 
 from esjax import _exact_scores, _flatten, _laws, _mapping, exact
 from esjax import noise as _noise
-from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma
+from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma, known
 from esjax._decision_estimators import Block, Estimator, enumeration, local_expectation, score
 from esjax._laws import Law
 
@@ -91,7 +91,8 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int
     x = as_array("x", x)
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(f"x has shape {x.shape}, and ranking needs (..., n) of at least two items")
-    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
+    scores = known(x)
+    if scores is not None and not np.isfinite(scores).all():
         raise ValueError("x holds NaN or infinite scores; give ranking finite ones")
     _, x, sigma = _exact_scores.check_scores("x", x, sigma, of_classes=True)
     k = x.shape[-1] if k is None else check_count("k", k)

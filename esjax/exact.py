@@ -22,6 +22,7 @@ import numpy as np
 from esjax import _exact, _exact_top_k
 from esjax import _exact_scores as _scores
 from esjax import noise as _noise
+from esjax._check import known
 
 __all__ = [
     "accuracy",
@@ -219,11 +220,10 @@ def threshold_probs(
     x, scores, sigma = _scores.check_scores("x", x, sigma)
     _scores.check_noise(noise, ("normal", "logistic", "gumbel"))
     threshold = _scores.broadcast("threshold", threshold, scores.shape, scores.dtype)
-    if not isinstance(threshold, jax.core.Tracer):
-        values = np.asarray(threshold)
-        if not np.isfinite(values).all():
-            wrong = values[~np.isfinite(values)].flat[0]
-            raise ValueError(f"threshold={wrong} must be finite; use a number in the units of x")
+    values = known(threshold)
+    if values is not None and not np.isfinite(values).all():
+        wrong = values[~np.isfinite(values)].flat[0]
+        raise ValueError(f"threshold={wrong} must be finite; use a number in the units of x")
     finite = jnp.isfinite(scores)
     a = jnp.where(finite, (jnp.where(finite, scores, 0) - threshold) / sigma, 0)
     if noise is _noise.normal:

@@ -10,7 +10,7 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know the second f
     )
 else:
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-# Half the time: most of it is compilation. `XLA_FLAGS= pytest` compiles as users' programs are.
+# Most of the time is compilation. `XLA_FLAGS= pytest` compiles as users' programs are.
 
 import jax  # after its flags
 import pytest
@@ -36,10 +36,19 @@ _MOST_TIME_IS_COMPILATION = (
 
 
 def pytest_collection_finish(session):
-    """Keeps what is imported by now out of garbage collection, which took a twentieth of the time."""
+    """Keeps what is imported by now out of garbage collection: JAX makes much of it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """A list that grows with every program that is compiled."""
+    seen = []
+    monkeypatch.setattr("jax._src.interpreters.pxla.logger.log", lambda *args: seen.append(args))
+    with jax.log_compiles():
+        yield seen
 
 
 @pytest.fixture(autouse=True)

@@ -156,14 +156,14 @@ def test_vmap_over_everything_is_a_loop():
         np.testing.assert_allclose(a, np.stack(b), rtol=1e-4, atol=1e-6)
 
 
+def _noted_floor(traces, x):
+    traces.append(1)
+    return jnp.floor(x).sum()
+
+
 def test_it_is_traced_once_and_works_in_scan_and_checkpoint():
     traces = []
-
-    def block(x):
-        traces.append(1)
-        return jnp.floor(x).sum()
-
-    smoothed = esjax.smooth(block, sigma=1.0, num_samples=4)
+    smoothed = esjax.smooth(functools.partial(_noted_floor, traces), sigma=1.0, num_samples=4)
 
     @jax.jit
     def train(key, x):
@@ -183,12 +183,7 @@ def test_it_is_traced_once_and_works_in_scan_and_checkpoint():
 
 def test_outside_jit_it_is_compiled_once():
     traces = []
-
-    def block(x):
-        traces.append(1)
-        return jnp.floor(x).sum()
-
-    smoothed = esjax.smooth(block, sigma=1.0, num_samples=4)
+    smoothed = esjax.smooth(functools.partial(_noted_floor, traces), sigma=1.0, num_samples=4)
     calls = [
         jax.value_and_grad(smoothed, argnums=1),
         functools.partial(jax.value_and_grad(smoothed.with_info, argnums=1, has_aux=True), sigma=2.0),

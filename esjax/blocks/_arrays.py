@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esjax._check import as_array, known
 
@@ -18,7 +19,7 @@ def mask_like(mask: Any, array: Array, name: str) -> Array:
         ValueError: it is of another shape, or not boolean.
     """
     if mask is None:
-        return jnp.ones(array.shape, bool)
+        mask = np.ones(array.shape, bool)
     mask = as_array("mask", mask, "give booleans")
     if mask.shape != array.shape or mask.dtype != jnp.bool_:
         raise ValueError(
@@ -50,11 +51,13 @@ def as_floating(name: str, array: Array) -> Array:
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
-def check_known(name: str, given: Any, is_right: Callable[[Any], Any], remedy: str, mask: Any = None) -> None:
+def check_known(name: str, array: Array, counted: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
     """Raises `ValueError` for a number that counts and is not right, unless it is traced."""
-    values = known(given, mask)
-    wrong = None if values is None else values[~is_right(values)]
-    if wrong is not None and wrong.size:
+    values = known(array, counted)
+    if values is None:
+        return
+    wrong = values[~is_right(values)]
+    if wrong.size:
         raise ValueError(f"{name} holds {wrong.flat[0]}; {remedy}")
 
 

@@ -59,7 +59,6 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
 
 
 def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
-    given = label
     logits, label = as_array("logits", logits), as_array("label", label, "give one integer class")
     if logits.ndim != 1 or not logits.size:
         raise ValueError(
@@ -69,7 +68,7 @@ def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
         raise ValueError(f"label has shape {label.shape}; give one integer class, shape ()")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits has dtype {logits.dtype}; give floating scores")
-    check_classes("label", given, logits.shape[0])
+    check_classes("label", label, logits.shape[0])
     return logits, label.astype(jnp.int32)
 
 
@@ -209,16 +208,15 @@ def _averaged(
 def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple[Array, Array, Array, Array]:
     """Returns tp, predicted and actual counts (K,), and how many examples count ()."""
     check_count("num_classes", num_classes)
-    given = {"predicted": predicted, "labels": labels}
-    predicted, labels = (as_array(name, array) for name, array in given.items())
+    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
     if predicted.ndim != 1 or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,), one class "
             "for each example"
         )
     counted = mask_like(mask, predicted, "predicted")
-    for name, array in given.items():
-        check_classes(name, array, num_classes, mask)
+    for name, array in (("predicted", predicted), ("labels", labels)):
+        check_classes(name, array, num_classes, counted)
     classes = jnp.arange(num_classes, dtype=jnp.int32)[None, :]
     is_predicted = predicted[:, None].astype(jnp.int32) == classes
     is_actual = labels[:, None].astype(jnp.int32) == classes
@@ -228,17 +226,16 @@ def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple
 
 def _binary(predicted: Any, labels: Any, mask: Any) -> tuple[Array, Array, Array]:
     """Returns booleans (B, L) of decisions, labels and what counts."""
-    given = {"predicted": predicted, "labels": labels}
-    predicted, labels = (as_array(name, array) for name, array in given.items())
+    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
     if predicted.ndim not in (1, 2) or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,) or (B, L), "
             "binary decisions, or num_classes with classes (B,)"
         )
     counted = mask_like(mask, predicted, "predicted")
-    for (name, array), dtype in zip(given.items(), (predicted.dtype, labels.dtype), strict=True):
-        if dtype != jnp.bool_:
-            check_classes(name, array, 2, mask)
+    for name, array in (("predicted", predicted), ("labels", labels)):
+        if array.dtype != jnp.bool_:
+            check_classes(name, array, 2, counted)
     shape = (predicted.shape[0], -1)
     return predicted.astype(bool).reshape(shape), labels.astype(bool).reshape(shape), counted.reshape(shape)
 

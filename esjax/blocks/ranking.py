@@ -37,15 +37,14 @@ def ndcg(
         ValueError: they are no vectors of one length; `k` or `gain` is out of range, or known (not traced)
             relevance negative.
     """
-    given = relevance, mask
     scores, relevance = same_length(scores=scores, relevance=relevance)
     if gain not in ("exponential", "linear"):
         raise ValueError(f"gain={gain!r} must be 'exponential' or 'linear'")
     count = relevance.size if k is None else min(check_count("k", k), relevance.size)
     mask = mask_like(mask, scores, "scores")
-    relevance = as_floating("relevance", relevance)
-    check_known("relevance", given[0], lambda r: ~(r < 0), "give numbers >= 0", given[1])
-    gains = jnp.where(mask, 2.0**relevance - 1 if gain == "exponential" else relevance, 0)
+    grades = as_floating("relevance", relevance)
+    check_known("relevance", relevance, mask, lambda r: ~(r < 0), "give numbers >= 0")
+    gains = jnp.where(mask, 2.0**grades - 1 if gain == "exponential" else grades, 0)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
     found = gains[_best_first(scores, mask)][:count] @ discounts
     return divided(found, jnp.sort(gains, descending=True)[:count] @ discounts)
@@ -126,12 +125,11 @@ def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Ar
     Raises:
         ValueError: they are no vectors of one length, or known (not traced) events neither 0 nor 1.
     """
-    given = events, mask
     scores, times, events = same_length(scores=scores, times=times, events=events)
     mask = mask_like(mask, scores, "scores")
-    scores, times, events = map(as_floating, ("scores", "times", "events"), (scores, times, events))
-    check_known("events", given[0], lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1", given[1])
-    seen = (events > 0) & mask
+    scores, times, had_event = map(as_floating, ("scores", "times", "events"), (scores, times, events))
+    check_known("events", events, mask, lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1")
+    seen = (had_event > 0) & mask
     first, second = times[:, None], times[None, :]
     sooner = (first < second) | ((first == second) & ~seen[None, :])
     comparable = seen[:, None] & mask[None, :] & sooner
