@@ -4,12 +4,17 @@ import gc
 import os
 from importlib.metadata import version
 
-if version("jaxlib").startswith("0.10."):  # later ones do not know the second flag, and end
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+if version("jaxlib").startswith("0.10."):  # later ones do not know the third flag, and end
     os.environ.setdefault(
-        "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+        " --xla_cpu_use_fusion_emitters=false",
     )
 else:
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+    )
 # Most of the time is compilation. `XLA_FLAGS= pytest` compiles as users' programs are.
 
 import jax  # after its flags
@@ -35,8 +40,9 @@ _MOST_TIME_IS_COMPILATION = (
 """Compiled without most optimisations. Other files look at compiled programs or bits, or train."""
 
 
-def pytest_collection_finish(session):
-    """Keeps what is imported by now out of garbage collection: JAX makes much of it."""
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_old_stays():
+    """Keeps imports and JAX's caches out of garbage collection, which its check for leaks asks for often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -54,7 +60,8 @@ def compiled(monkeypatch):
 @pytest.fixture(autouse=True)
 def _strict(request):
     name = request.path.stem
-    jax.config.update("jax_disable_most_optimizations", name in _MOST_TIME_IS_COMPILATION)
+    hurry = name in _MOST_TIME_IS_COMPILATION and "large" not in request.keywords
+    jax.config.update("jax_disable_most_optimizations", hurry)
     if name.startswith(("test_train", "test_tasks", "test_benchmarks")):
         yield  # Optax's Adam itself raises a float to an integer's power
     else:

@@ -82,7 +82,7 @@ def test_the_concordance_loss_is_the_smoothed_concordance_of_the_pairs():
     params = params | {"linear": jax.random.normal(jax.random.key(1), (9, 1)) / 10}
     data = covariates / covariates.std(0), times, events
     exact = -survival._concordance_loss(0.5)(params, None, data)
-    scores = models.scores(params, data[0])[:, 0]
+    scores = np.asarray(models.scores(params, data[0])[:, 0])
     noise = 0.5 * np.random.default_rng(0).normal(size=(4000, 40))
     pairs = (times[:, None] < times[None]) & (events[:, None] > 0)
     ordered = [((scores + eps)[:, None] < (scores + eps)[None])[pairs].mean() for eps in noise]

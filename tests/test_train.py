@@ -72,7 +72,8 @@ def _train(options, path, stop_after=None):
 )
 def test_each_objective_learns_separable_images(npz, tmp_path, network, objective, estimator):
     named = {"network": network, "objective": objective, "estimator": estimator}
-    result = _train(_options(npz, **named, epochs=40, num_samples=32), tmp_path / "run")
+    options = _options(npz, **named, epochs=40, num_samples=32, checkpoint_every=40)
+    result = _train(options, tmp_path / "run")
     assert result.epochs[-1].test_accuracy == 1.0
     assert result.confusion.tolist() == np.diag([10, 10, 10]).tolist()
 
