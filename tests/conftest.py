@@ -4,6 +4,7 @@ import gc
 import os
 from importlib.metadata import version
 
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 if version("jaxlib").startswith("0.10."):  # later ones do not know the third flag, and end
     os.environ.setdefault(
@@ -15,29 +16,13 @@ else:
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
     )
-# Most of the time is compilation. `XLA_FLAGS= pytest` compiles as users' programs are.
+# Most of the time is compilation. As users' programs are compiled:
+# `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest`
 
 import jax  # after its flags
 import pytest
 
-_MOST_TIME_IS_COMPILATION = (
-    "test_baselines",
-    "test_blocks",
-    "test_control",
-    "test_decisions",
-    "test_diagnostics",
-    "test_discard",
-    "test_estimator",
-    "test_exact",
-    "test_laws",
-    "test_misuse",
-    "test_numerics",
-    "test_peers",
-    "test_sigma",
-    "test_smoothing",
-    "test_unbiased",
-)
-"""Compiled without most optimisations. Other files look at compiled programs or bits, or train."""
+_IN_A_HURRY = jax.config.read("jax_disable_most_optimizations")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,8 +45,7 @@ def compiled(monkeypatch):
 @pytest.fixture(autouse=True)
 def _strict(request):
     name = request.path.stem
-    hurry = name in _MOST_TIME_IS_COMPILATION and "large" not in request.keywords
-    jax.config.update("jax_disable_most_optimizations", hurry)
+    jax.config.update("jax_disable_most_optimizations", _IN_A_HURRY and "large" not in request.keywords)
     if name.startswith(("test_train", "test_tasks", "test_benchmarks")):
         yield  # Optax's Adam itself raises a float to an integer's power
     else:

@@ -1,6 +1,5 @@
 """The Python of README and docs/ runs, page by page from top to bottom, and prints what the page says."""
 
-import os
 import re
 import subprocess
 import sys
@@ -37,7 +36,6 @@ def test_its_code_runs_and_prints_what_the_page_says(page, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)],
         cwd=tmp_path,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # of XLA: most of the time is compilation
         capture_output=True,
         text=True,
         timeout=180,

@@ -102,6 +102,7 @@ def test_a_task_ends_with_table_verdict_and_picture(tmp_path, capsys, monkeypatc
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.large
 def test_yeast_compares_three_methods(monkeypatch):
     monkeypatch.setattr(yeast, "_LOGISTIC", frame.grid(hidden=(0,), decay=(1.0,)))
     monkeypatch.setattr(yeast, "_ON_F1", frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
