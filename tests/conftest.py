@@ -23,6 +23,7 @@ import jax  # after its flags
 import pytest
 
 _IN_A_HURRY = jax.config.read("jax_disable_most_optimizations")
+gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,7 +31,6 @@ def _what_is_old_stays():
     """Keeps imports and JAX's caches out of garbage collection, which its check for leaks asks for often."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture
@@ -44,9 +44,8 @@ def compiled(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _strict(request):
-    name = request.path.stem
     jax.config.update("jax_disable_most_optimizations", _IN_A_HURRY and "large" not in request.keywords)
-    if name.startswith(("test_train", "test_tasks", "test_benchmarks")):
+    if request.path.stem.startswith(("test_train", "test_tasks", "test_benchmarks")):
         yield  # Optax's Adam itself raises a float to an integer's power
     else:
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
