@@ -21,6 +21,7 @@ from esjax._exact_nodes import (
     shared_nodes,
     trapezoid,
 )
+from esjax._products import einsum
 
 Array = jax.Array
 
@@ -79,7 +80,7 @@ def _win_rows(num_nodes: int, t: Array, ends: Array) -> tuple[Array, Array]:
     best, hazard = best_and_hazard(u[..., None] - t[:, None, :])
     best = best * spacing[:, None]
     weights = jnp.exp(log_pdf(u)) * best
-    slopes = jnp.einsum("bn,bnk->bk", weights, hazard)
+    slopes = einsum("bn,bnk->bk", weights, hazard)
     win = weights.sum(-1)
     lose = (cdf(u) * best * hazard.sum(-1)).sum(-1)
     return jnp.where(win < lose, win, 1 - lose), slopes
@@ -111,7 +112,7 @@ def _win_and_slopes(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
 @win.defjvp
 def _win_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
     value, slopes = _win_and_slopes(num_nodes, *primals)
-    return value, -jnp.einsum("...k,...k->...", slopes, *tangents)
+    return value, -einsum("...k,...k->...", slopes, *tangents)
 
 
 @_win_and_slopes.defjvp
@@ -142,7 +143,7 @@ def _sum_over_nodes(function: Callable[[Array, Array], Array], num_nodes: int, s
 
 
 def _probs_rows(num_nodes: int, s: Array) -> Array:
-    return _sum_over_nodes(partial(jnp.einsum, "bn,bnk->bk"), num_nodes, s)
+    return _sum_over_nodes(partial(einsum, "bn,bnk->bk"), num_nodes, s)
 
 
 def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -> Array:
@@ -155,9 +156,9 @@ def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -
     relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
 
     def tangents(weights: Array, hazard: Array) -> Array:
-        pulled = weights * jnp.einsum("bnk,bk->bn", hazard, relative)
-        kept = jnp.einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
-        return relative * kept - jnp.einsum("bn,bnk->bk", pulled, hazard)
+        pulled = weights * einsum("bnk,bk->bn", hazard, relative)
+        kept = einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
+        return relative * kept - einsum("bn,bnk->bk", pulled, hazard)
 
     others = (1 - leader) * _sum_over_nodes(tangents, num_nodes, s)
     return others - leader * others.sum(-1, keepdims=True)

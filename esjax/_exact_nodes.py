@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esjax._products import matmul
+
 Array = jax.Array
 
 _POLYNOMIAL_DEGREE = {np.dtype(np.float32): 9, np.dtype(np.float64): 24}
@@ -181,7 +183,7 @@ def label_window(t: Array) -> Array:
     _, hazard = log_cdf_and_hazard(scouts[..., None] - t[:, None, :])
     fine, spacing = trapezoid(ends, (count - 1) * per_scout + 1)
     spline = jnp.asarray(_spline(count, per_scout), t.dtype)
-    log_hazard = jnp.log(jnp.maximum(hazard.sum(-1), 1e-30)) @ spline
+    log_hazard = matmul(jnp.log(jnp.maximum(hazard.sum(-1), 1e-30)), spline)
     total = jnp.exp(log_hazard)
     log_best = -(jax.lax.cumsum(total, 1, reverse=True) - total / 2) * spacing[:, None]
     log_normal = log_cdf_and_hazard(fine)[0], log_pdf(fine)

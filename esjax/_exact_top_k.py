@@ -14,6 +14,7 @@ import numpy as np
 
 from esjax._exact import by_rows
 from esjax._exact_nodes import log_cdf_and_hazard, log_pdf, num_nodes_over, trapezoid, window
+from esjax._products import einsum
 
 Array = jax.Array
 
@@ -61,7 +62,7 @@ def _product(k: int, left: Array, right: Array) -> Array:
     shifted = right[np.where(known, powers, 0)] * jnp.asarray(
         known.reshape(known.shape + (1,) * (right.ndim - 1)), right.dtype
     )
-    return jnp.einsum("i...,ni...->n...", left, shifted)
+    return einsum("i...,ni...->n...", left, shifted)
 
 
 def _count(k: int, num_classes: int, width: float, dtype: np.dtype) -> int:

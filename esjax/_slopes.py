@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esjax._products import einsum
+
 Array = jax.Array
 
 
@@ -28,5 +30,5 @@ def _with_slopes_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     _, _, differences, log_likelihood = primals
     value_dot, probs_dot, *_ = tangents
     box = jnp.exp(log_likelihood - jax.lax.stop_gradient(log_likelihood))
-    moved = jnp.einsum("ia,iam->m", probs_dot, differences)
+    moved = einsum("ia,iam->m", probs_dot, differences)
     return with_slopes(*primals), box * (value_dot + moved)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import _sampling, _sums
+from esjax._products import einsum, matmul
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Values
 from esjax.diagnostics import Report
@@ -64,7 +65,7 @@ def _gradient_sums(problem: Problem, key: Any, inputs: Inputs, weights: Array) -
         scores = problem.noise.score(eps) / sigma
         chunk = jax.lax.dynamic_slice_in_dim(weights, start, count)
         squared = _squared_sum(*(_sampling.in_groups(rows, size) for rows in (chunk, scores)))
-        return (total + chunk.T @ scores, squares + squared), None
+        return (total + matmul(chunk.T, scores), squares + squared), None
 
     carry = jnp.zeros((problem.num_values, problem.dim), problem.dtype), jnp.zeros((), problem.dtype)
     return _sampling.fold(problem, step, carry)[0]
@@ -74,6 +75,6 @@ def _squared_sum(weights: Array, scores: Array) -> Array:
     """Returns Σ_j ‖Σ_n w_jn ⊗ s_jn‖² for (J, n, m) and (J, n, dim), by the smaller of two arrays."""
     size, (m, dim) = weights.shape[1], (weights.shape[2], scores.shape[2])
     if size**2 <= m * dim:
-        grams = (jnp.einsum("jam,jbm->jab", rows, rows) for rows in (weights, scores))
+        grams = (einsum("jam,jbm->jab", rows, rows) for rows in (weights, scores))
         return jnp.multiply(*grams).sum()
-    return (jnp.einsum("jnm,jnd->jmd", weights, scores) ** 2).sum()
+    return (einsum("jnm,jnd->jmd", weights, scores) ** 2).sum()

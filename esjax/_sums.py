@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from esjax import _sampling
+from esjax._products import matmul
 from esjax._sampling import Inputs, Problem
 
 Array = jax.Array
@@ -66,7 +67,7 @@ def value_and_gradients(
         own_part = values - own * _sampling.group_sums(values, problem.groups.size)
         weights = jnp.stack([own_part, total])
         scores = _scores(problem, wanted, inputs, eps)
-        score_sums = jax.tree.map(lambda carried, s: carried + weights @ s, score_sums, scores)
+        score_sums = jax.tree.map(lambda carried, s: carried + matmul(weights, s), score_sums, scores)
         args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (offset, value_sum, centred_sum + values.sum(), score_sums, args_sums), None
 
@@ -173,14 +174,14 @@ def gradients_from_values(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
-    score_weights = weights(problem, saved) @ cotangent
+    score_weights = matmul(weights(problem, saved), cotangent)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
         eps = _sampling.draw(problem, key, start, count)
         chunk = jax.lax.dynamic_slice_in_dim(score_weights, start, count)
         scores = _scores(problem, wanted, inputs, eps)
-        score_sums = jax.tree.map(lambda carried, s: carried + chunk @ s, score_sums, scores)
+        score_sums = jax.tree.map(lambda carried, s: carried + matmul(chunk, s), score_sums, scores)
         if any(wanted[2:]):
             kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]

@@ -176,7 +176,7 @@ def smooth_decisions(
         def block(decisions: Array) -> Array:
             return _flatten.flatten(fun(decisions, *args), x.dtype)
 
-        at_once = chunk_size or max(_mapping.CHUNK_FLOATS // max(x.size, num_values), 1)
+        at_once = chunk_size or max(_mapping.floats_at_once() // max(x.size, num_values), 1)
         values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
         return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
 

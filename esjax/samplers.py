@@ -15,6 +15,7 @@ import numpy as np
 
 from esjax import _random, _sobol
 from esjax._check import check_count
+from esjax._products import matmul
 from esjax.noise import Noise, normal
 
 __all__ = [
@@ -188,32 +189,50 @@ def _inside(u: Array) -> Array:
 def _orthogonal_normal(key: Any, size: int, dim: int, dtype: Any) -> Array:
     """Returns (size, dim): rows N(0, I) in orthogonal directions.
 
-    A Gaussian matrix factors into L Q, L lower triangular, where Q has random orthonormal rows
-    and is independent of L. The lengths of the matrix's rows are those of L's: independent of Q, and
-    of each other. So the rows of Q take the lengths of the rows they were made of.
+    The directions depend on those of parts of the Gaussian rows only, and are independent of all lengths.
+    So a row takes the length of the Gaussian row that it was made of.
     """
     rows = _random.normal(key, (size, dim), dtype)
-    return jnp.linalg.norm(rows, axis=1, keepdims=True) * _orthonormal(rows)
+    return jnp.linalg.norm(rows, axis=1, keepdims=True) * _rotation(rows)
 
 
 @jax.jit
-def _orthonormal(rows: Array) -> Array:
-    """Returns Q (n, dim) of `rows` = L Q, by Gram-Schmidt done twice: once is not enough in float32.
+def _rotation(rows: Array) -> Array:
+    """Returns n rows of a random rotation (D, D), for Gaussian `rows` (n, D): ± the first columns of H.
 
-    As fast as `jnp.linalg.qr` on an idle CPU. On a busy one LAPACK's threads wait for each other, and took a
-    hundred times as long.
+        H = H_1 ⋯ H_n,   H_i = I − 2 v_i v_iᵀ turning x_i = (0, ..., 0, row_ii, ..., row_iD) to axis i
+          = I − Vᵀ T V,  T⁻¹ = ½ I + the part of V Vᵀ above its diagonal
+
+    (Stewart 1980; Puglisi 1992), the signs such that row i points along x_i before H_1 ⋯ H_i−1 turn it.
+    Unlike in Gram and Schmidt's way, rows wait for each other only in a triangular system of n × n.
+    """
+    count, dim = rows.shape
+    tails = jnp.triu(rows)
+    lengths = jnp.linalg.norm(tails, axis=1)
+    signs = jnp.where(jnp.diagonal(tails) < 0, -1, 1).astype(rows.dtype)
+    steps = signs * jnp.where(lengths > 0, lengths, 1)  # the last one is short, and may be 0
+    v = tails + steps[:, None] * jnp.eye(count, dim, dtype=rows.dtype)
+    v = v / jnp.linalg.norm(v, axis=1, keepdims=True)
+    inverse = jnp.triu(matmul(v, v.T), 1) + jnp.eye(count, dtype=rows.dtype) / 2
+    products = jax.lax.platform_dependent(
+        inverse, v[:, :count], cpu=_solve_in_turn, default=jax.scipy.linalg.solve_triangular
+    )
+    return signs[:, None] * (matmul(products.T, v) - jnp.eye(count, dim, dtype=rows.dtype))
+
+
+def _solve_in_turn(upper: Array, right: Array) -> Array:
+    """Returns X (n, m) with `upper` (n, n) X = `right`, upper triangular; from the last row to the first.
+
+    On a busy CPU the threads of LAPACK wait for each other, and took a hundred times as long.
     """
 
-    def step(basis: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
-        index, row = item
-        for _ in range(2):
-            parts = jnp.matmul(basis, row, precision="highest")
-            row = row - jnp.matmul(parts, basis, precision="highest")
-        row = row / jnp.linalg.norm(row)
-        return jax.lax.dynamic_update_index_in_dim(basis, row, index, 0), None
+    def step(found: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        index, row, right = item  # what is found of this row is 0
+        found_row = (right - matmul(row, found)) / row[index]
+        return jax.lax.dynamic_update_index_in_dim(found, found_row, index, 0), None
 
-    indices = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    return jax.lax.scan(step, jnp.zeros_like(rows), (indices, rows))[0]
+    items = jnp.arange(len(upper), dtype=jnp.int32), upper, right
+    return jax.lax.scan(step, jnp.zeros_like(right), items, reverse=True)[0]
 
 
 def _from_normal(noise: Noise, z: Array) -> Array:

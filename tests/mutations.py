@@ -88,8 +88,8 @@ MUTATIONS = [
     Mutation(
         "orthogonal directions of one length",
         "samplers.py",
-        "return jnp.linalg.norm(rows, axis=1, keepdims=True) * _orthonormal(rows)",
-        "return dim**0.5 * _orthonormal(rows)",
+        "return jnp.linalg.norm(rows, axis=1, keepdims=True) * _rotation(rows)",
+        "return dim**0.5 * _rotation(rows)",
         "test_samplers.py",
     ),
     Mutation(

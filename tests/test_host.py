@@ -119,6 +119,7 @@ def test_devices_call_back_at_the_same_time_without_a_deadlock():
     script = """
         import os
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        os.environ["JAX_PLATFORMS"] = "cpu"
         import jax, jax.numpy as jnp, numpy as np, esjax
         block = esjax.host.wrap(lambda x: np.float32(x.sum()), jax.ShapeDtypeStruct((), jnp.float32))
         smoothed = esjax.smooth(block, sigma=0.5, num_samples=8)

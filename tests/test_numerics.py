@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import esjax
 
@@ -70,3 +71,31 @@ def test_every_kind_of_key_draws_and_raw_ones_draw_the_same(name):
     jax.tree.map(np.testing.assert_array_equal, typed, raw)
     value, gradient = _value_and_gradient(name, jax.random.key(7, impl="rbg"), x)
     assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+PRODUCTS = {
+    **{name: CASES[name] for name in CASES if name not in {"score", "two_best", "enumeration"}},
+    "orthogonal": lambda key, x: _smoothed(sampler=esjax.samplers.orthogonal)(key, x, LABEL),
+    "several values": lambda key, x: esjax.smooth(jnp.sign, sigma=1.0, num_samples=8)(key, x).sum(),
+    "report": lambda key, x: _smoothed().with_info(key, x, LABEL)[1].signal_to_noise,
+    "curvature": lambda key, x: jax.grad(lambda x: esjax.exact.argmax_probs(x, 1.0)[0])(x).sum(),
+    "many rivals": lambda key, x: esjax.exact.accuracy(jnp.resize(x, 1000), LABEL, sigma=1.0),
+    "ranking": lambda key, x: esjax.blocks.ndcg(x, jnp.arange(4, dtype=jnp.int32)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_every_product_of_matrices_asks_for_the_precision_of_its_dtype(name):
+    """Which GPUs and TPUs do not have by default."""
+    value_and_gradient = jax.value_and_grad(PRODUCTS[name], 1)
+    jaxpr = jax.make_jaxpr(value_and_gradient)(jax.random.key(0), jnp.asarray(X, jnp.float32))
+    asked = {product.params["precision"] for product in _products(jaxpr.jaxpr)}
+    assert asked == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
+def _products(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from _products(inner)

@@ -186,11 +186,30 @@ def test_orthogonal_samples_are_orthogonal(num_samples, dim, dtype):
     np.testing.assert_allclose(products, identity, atol=50 * np.finfo(dtype).eps)
 
 
-def test_orthogonal_stays_orthogonal_where_rows_are_almost_parallel():
-    """Once is not enough in float32; Kahan's rule says that twice is."""
-    rows = jnp.ones((4, 50), np.float32) + 1e-3 * jax.random.normal(jax.random.key(0), (4, 50), np.float32)
-    basis = samplers._orthonormal(rows)
-    np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-6)
+@pytest.mark.parametrize(("count", "dim"), [(1, 1), (3, 3), (4, 7)])
+def test_a_rotation_turns_the_rest_of_each_row_by_the_reflections_of_those_before(count, dim):
+    rows = np.random.default_rng(0).normal(size=(count, dim))
+    turned, before = [], np.eye(dim)
+    for i in range(count):
+        x, axis = np.where(np.arange(dim) >= i, rows[i], 0), np.eye(dim)[i]
+        v = x + np.copysign(np.linalg.norm(x), x[i]) * axis
+        turned.append(before @ x / np.linalg.norm(x))
+        before = before @ (np.eye(dim) - 2 * np.outer(v, v) / (v @ v))
+    np.testing.assert_allclose(samplers._rotation(jnp.asarray(rows)), turned, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [np.ones((4, 50)), np.zeros((4, 4)), np.diag([1.0, 1.0, 0.0])])
+def test_a_rotation_is_one_where_rows_are_parallel_or_0(rows):
+    basis = np.asarray(samplers._rotation(jnp.asarray(rows, np.float32)))
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(rows)), atol=1e-6)
+
+
+@every_dtype
+def test_the_triangular_system_is_that_of_numpy(dtype):
+    upper = np.triu(np.random.default_rng(0).normal(size=(9, 9))) + 3 * np.eye(9)
+    right = np.random.default_rng(1).normal(size=(9, 4))
+    found = samplers._solve_in_turn(jnp.asarray(upper, dtype), jnp.asarray(right, dtype))
+    np.testing.assert_allclose(found, np.linalg.solve(upper, right), atol=50 * np.finfo(dtype).eps)
 
 
 def test_orthogonal_lengths_are_chi_and_independent_of_each_other_and_of_the_directions():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from esjax._check import check_count
+from esjax._products import matmul
 from esjax.blocks._arrays import as_floating, check_known, divided, mask_like, same_length
 
 Array = jax.Array
@@ -46,8 +47,8 @@ def ndcg(
     check_known("relevance", relevance, mask, lambda r: ~(r < 0), "give numbers >= 0")
     gains = jnp.where(mask, 2.0**grades - 1 if gain == "exponential" else grades, 0)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
-    found = gains[_best_first(scores, mask)][:count] @ discounts
-    return divided(found, jnp.sort(gains, descending=True)[:count] @ discounts)
+    found = matmul(gains[_best_first(scores, mask)][:count], discounts)
+    return divided(found, matmul(jnp.sort(gains, descending=True)[:count], discounts))
 
 
 def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
