@@ -134,7 +134,8 @@ def smooth_decisions(
         estimator: `esjax.decisions.score`, `local_expectation` or `enumeration`; each says how many
             evaluations of `fun` it takes.
         noise: distribution of ε. None: normal, and Gumbel for `ranking`.
-        chunk_size: evaluations of `fun` at once. None: what fits the cache. It does not change draws.
+        chunk_size: evaluations of `fun` at once. None: what fits a CPU's cache, or keeps an accelerator
+            busy. It does not change draws.
 
     Returns:
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(decisions, *args)`.

@@ -203,8 +203,8 @@ def _rotation(rows: Array) -> Array:
         H = H_1 ⋯ H_n,   H_i = I − 2 v_i v_iᵀ turning x_i = (0, ..., 0, row_ii, ..., row_iD) to axis i
           = I − Vᵀ T V,  T⁻¹ = ½ I + the part of V Vᵀ above its diagonal
 
-    (Stewart 1980; Puglisi 1992), the signs such that row i points along x_i before H_1 ⋯ H_i−1 turn it.
-    Unlike in Gram and Schmidt's way, rows wait for each other only in a triangular system of n × n.
+    (Stewart 1980, thm. 3.3; Joffrain et al. 2006); row i points along x_i before H_1 ⋯ H_i−1 turn it. Rows
+    wait for each other in a triangular system of n × n only, where Gram and Schmidt's wait in everything.
     """
     count, dim = rows.shape
     tails = jnp.triu(rows)

@@ -43,7 +43,7 @@ def smooth(
     baseline's b_n (Berthet et al. 2020, prop. 3.1; Salimans et al. 2017, sec. 2). Both are unbiased,
     and so are derivatives of higher order by `jax.grad` of `jax.grad` (Foerster et al. 2018).
     Only values of `fun` are used; value and gradient together take N evaluations (one more with
-    `at_input`), and no array of N × dim numbers is ever held.
+    `at_input`), and no array of N × dim numbers is needed.
 
     Args:
         fun: `fun(x, *args)`: a pytree of floating arrays and anything else → a pytree of floating
@@ -63,7 +63,8 @@ def smooth(
             left out, and the mean is over the rest. Unbiased where the faults do not depend on ε. NaN where
             none is left. None: a NaN stays visible, in value and gradient.
         chunk_size: samples evaluated at once; memory is O(dim) for each of them, and for each of a
-            sampler's group. None: what fits the cache. It does not change what is drawn.
+            sampler's group. None: what fits a CPU's cache, or keeps an accelerator busy. It does not change
+            what is drawn.
         sharding: of the sample axis, such as `NamedSharding(mesh, PartitionSpec("samples"))`: the samples
             are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
             else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
