@@ -10,6 +10,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import esjax
+from esjax import _mapping
 
 
 def _step(x):
@@ -46,6 +47,12 @@ def test_chunks_do_not_change_the_draws(chunk_size):
     parts = esjax.smooth(_sort_sum, sigma=1.0, num_samples=10, chunk_size=chunk_size)
     for a, b in zip(jax.value_and_grad(whole, 1)(key, x), jax.value_and_grad(parts, 1)(key, x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", 512), ("gpu", 4096), ("tpu", 4096)])
+def test_by_default_an_accelerator_works_on_more_samples_at_once(monkeypatch, device, at_once):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert _mapping.at_once(4096, 1000) == at_once
 
 
 def test_chunks_smaller_than_a_group_and_left_over_groups_change_nothing():
