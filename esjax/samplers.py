@@ -207,17 +207,18 @@ def _rotation(rows: Array) -> Array:
     wait for each other in a triangular system of n × n only, where Gram and Schmidt's wait in everything.
     """
     count, dim = rows.shape
+    axes = jnp.eye(count, dim, dtype=rows.dtype)
     tails = jnp.triu(rows)
     lengths = jnp.linalg.norm(tails, axis=1)
     signs = jnp.where(jnp.diagonal(tails) < 0, -1, 1).astype(rows.dtype)
     steps = signs * jnp.where(lengths > 0, lengths, 1)  # the last one is short, and may be 0
-    v = tails + steps[:, None] * jnp.eye(count, dim, dtype=rows.dtype)
+    v = tails + steps[:, None] * axes
     v = v / jnp.linalg.norm(v, axis=1, keepdims=True)
-    inverse = jnp.triu(matmul(v, v.T), 1) + jnp.eye(count, dtype=rows.dtype) / 2
+    inverse = jnp.triu(matmul(v, v.T), 1) + axes[:, :count] / 2
     products = jax.lax.platform_dependent(
         inverse, v[:, :count], cpu=_solve_in_turn, default=jax.scipy.linalg.solve_triangular
     )
-    return signs[:, None] * (matmul(products.T, v) - jnp.eye(count, dim, dtype=rows.dtype))
+    return signs[:, None] * (matmul(products.T, v) - axes)
 
 
 def _solve_in_turn(upper: Array, right: Array) -> Array:
