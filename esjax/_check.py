@@ -1,6 +1,7 @@
 """Refusals: the checks of options that every public function shares."""
 
 import math
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -23,8 +24,26 @@ def as_array(name: str, value: Any, remedy: str = "give an array of numbers") ->
             raise TypeError
         with jax.ensure_compile_time_eval():
             return jnp.asarray(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name}={value!r} is no array; {remedy}") from None
+
+
+def as_given(name: str, value: Any, remedy: str = "give an array of numbers") -> np.ndarray | jax.Array:
+    """Returns `value` as an array of its own dtype: of NumPy, where JAX would wrap or round its numbers.
+
+    Raises:
+        ValueError: as for `as_array`.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        given = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):  # a list of traced numbers, say
+        return as_array(name, value, remedy)
+    is_wide = given.dtype.itemsize > jnp.result_type(float).itemsize
+    if is_wide and jnp.issubdtype(given.dtype, np.number):
+        return np.asarray(given)
+    return as_array(name, value, remedy)
 
 
 def check_count(name: str, value: Any) -> int:
@@ -87,18 +106,44 @@ def known(array: Any, counted: Any = True) -> np.ndarray | None:
     return np.asarray(array) if counted is True else np.asarray(array)[np.asarray(counted)]
 
 
-def check_classes(name: str, classes: Any, num_classes: int, counted: Any = True) -> None:
-    """Raises `ValueError` unless classes are integers and, where known and counted, in [0, num_classes)."""
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {classes.dtype}; give integer classes")
-    values = known(classes, counted)
-    if values is None:
-        return
-    wrong = values[(values < 0) | (values >= num_classes)]
-    if wrong.size:
-        raise ValueError(
-            f"{name}={wrong.flat[0]} is out of range for {num_classes} classes; use 0 to {num_classes - 1}"
-        )
+def as_classes(
+    num_classes: int, counted: Any = True, *, option: str = "", **arrays: np.ndarray | jax.Array
+) -> list[jax.Array]:
+    """Returns integer classes, in the dtypes that they came in, as int32.
+
+    `option` names the argument by which there could be more of them, if there is one.
+
+    Raises:
+        ValueError: they are no integers, or one that is known and counted is not in [0, num_classes).
+    """
+    for name, given in arrays.items():
+        if not jnp.issubdtype(given.dtype, jnp.integer):
+            raise ValueError(f"{name} has dtype {as_array(name, given).dtype}; give integer classes")
+    seen = {name: known(given, counted) for name, given in arrays.items()}
+    values = {name: array for name, array in seen.items() if array is not None and array.size}
+    for name, array in values.items():
+        wrong = array[(to_int32(array) < 0) | (to_int32(array) >= num_classes)]
+        if wrong.size:
+            largest = max(int(each.max()) for each in values.values())
+            remedy = f", or pass {option}={largest + 1}" if option and largest >= num_classes else ""
+            raise ValueError(
+                f"{name}={wrong.flat[0]} is out of range for {num_classes} classes; "
+                f"use 0 to {num_classes - 1}{remedy}"
+            )
+    return [as_array(name, to_int32(given)) for name, given in arrays.items()]
+
+
+def to_int32(given: Any) -> Any:
+    """Returns integers as int32, those beyond it as its ends: what is out of a range of places stays so."""
+    if given.dtype.itemsize >= 4 and given.dtype != np.int32:
+        own, wanted = np.iinfo(given.dtype), np.iinfo(np.int32)
+        given = given.clip(max(own.min, wanted.min), wanted.max)
+    return given.astype(np.int32)
+
+
+@lru_cache
+def _raw_shape(impl: str) -> tuple[int, ...]:
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl))).shape
 
 
 def check_key(key: Any) -> None:
@@ -106,7 +151,8 @@ def check_key(key: Any) -> None:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return
-    if dtype == jnp.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
+    config: Any = jax.config  # JAX gives its options no types
+    if dtype == jnp.uint32 and shape == _raw_shape(config.jax_default_prng_impl):
         return
     what = f"{dtype}{list(shape)}" if shape is not None else repr(key)
     raise ValueError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import noise as _noise
-from esjax._check import as_array, check_classes, check_count, check_sigma, known
+from esjax._check import as_array, as_classes, as_given, check_count, check_sigma, known
 from esjax._exact import FAR
 
 Array = jax.Array
@@ -105,7 +105,7 @@ def check_scores(
 
 
 def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    value = as_array(name, value, "give one number, or an array").astype(dtype)
+    value = as_array(name, as_given(name, value, "give one number, or an array").astype(dtype))
     try:
         return jnp.broadcast_to(value, shape)
     except ValueError:
@@ -116,14 +116,13 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
 
 
 def check_labels(labels: Any, scores: Array) -> Array:
-    labels = as_array("labels", labels, "give integer classes")
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
+    given = as_given("labels", labels, "give integer classes")
+    if not jnp.issubdtype(given.dtype, jnp.integer) or given.shape != scores.shape[:-1]:
         raise ValueError(
-            f"labels has dtype {labels.dtype} and shape {labels.shape}; "
+            f"labels has dtype {given.dtype} and shape {given.shape}; "
             f"give one integer class for each example, shape {scores.shape[:-1]}"
         )
-    check_classes("labels", labels, scores.shape[-1])
-    return labels
+    return as_classes(scores.shape[-1], labels=given)[0]
 
 
 def check_k(k: Any, scores: Array) -> None:
@@ -133,7 +132,7 @@ def check_k(k: Any, scores: Array) -> None:
 
 
 def check_noise(noise: Any, supported: tuple[str, ...]) -> None:
-    if any(noise is getattr(_noise, name) for name in supported):
+    if any(noise == getattr(_noise, name) for name in supported):
         return
     names = {id(value): name for name, value in vars(_noise).items() if isinstance(value, _noise.Noise)}
     raise ValueError(

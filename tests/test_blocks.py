@@ -38,6 +38,29 @@ def test_a_traced_label_out_of_range_is_never_right():
     assert jax.jit(esjax.blocks.accuracy)(jnp.array([0.0, 1.0]), 2) == 0
 
 
+def test_of_logits_that_float32_ties_the_larger_is_larger():
+    logits = np.array([1.0, 1.0 + 1e-12])
+    for block in (esjax.blocks.accuracy, partial(esjax.blocks.top_k_accuracy, k=1)):
+        assert block(logits, 1) == 1 and block(logits, 1).dtype == jnp.float32
+        assert block(np.array([np.inf, np.nan, 1.0]), 1) == block(np.array([1, np.nan], np.float32), 1) == 1
+
+
+def test_labels_that_int32_would_wrap_are_out_of_range():
+    missing = np.array([0.0, -(2.0**63)]).astype(np.int64)  # as NaN becomes
+    for classes in (missing, np.array([0, 2**32]), np.array([0, 2**63], np.uint64)):
+        with pytest.raises(ValueError, match=f"label={classes[1]} is out of range"):
+            esjax.blocks.accuracy(jnp.zeros(2), classes[1])
+        with pytest.raises(ValueError, match=f"predicted={classes[1]} is out of range"):
+            esjax.blocks.f1(classes, np.array([0, 1]), num_classes=3)
+        mask = np.array([True, False])
+        assert esjax.blocks.f1(classes, np.array([0, 1]), num_classes=2, mask=mask) == 0.5
+    with jax.enable_x64(True):
+        labels = jnp.array([2**32, 2**32 + 1, -(2**32)])
+        assert (jax.jit(jax.vmap(esjax.blocks.accuracy))(jnp.zeros((3, 2)), labels) == 0).all()
+        assert jax.jit(esjax.blocks.f1)(labels, jnp.array([0, 1, 0])) == 0
+        assert jax.jit(partial(esjax.blocks.jaccard, num_classes=2))(labels, jnp.array([0, 1, 0])) == 0
+
+
 def test_top_k_accuracy_is_whether_fewer_than_k_come_before_the_label():
     logits = np.random.default_rng(0).integers(-2, 3, (200, 5)).astype(np.float32)  # with many ties
     labels = np.random.default_rng(1).integers(0, 5, 200)
@@ -126,6 +149,37 @@ def test_labels_that_a_mask_hides_may_be_anything():
     assert esjax.blocks.dice(np.array([1, 0, 0]), np.array([1, 255, 0]), mask=mask) == 1
 
 
+def test_traced_classes_out_of_range_count_as_no_class_and_make_no_correlation():
+    predicted, labels = np.array([0, 1, 2, 1]), np.array([0, 2, 1, 2])
+    for block in (esjax.blocks.f1, esjax.blocks.jaccard, esjax.blocks.dice):
+        assert jax.jit(block)(predicted, labels) == 0  # of class 1, none is right
+    all_three = jax.jit(partial(esjax.blocks.f1, num_classes=3))(predicted, labels)
+    np.testing.assert_allclose(all_three, metrics.f1_score(labels, predicted, average="macro"), rtol=1e-6)
+    mask = np.array([True, True, False, True])
+    for block, theirs in (
+        (esjax.blocks.matthews, metrics.matthews_corrcoef),
+        (esjax.blocks.cohen_kappa, metrics.cohen_kappa_score),
+    ):
+        block, labels = jax.jit(block), np.array([0, 1, 1, 0])
+        assert np.isnan(block(predicted, labels)) and np.isnan(block(labels, predicted))
+        hidden = block(predicted, labels, mask=mask)
+        np.testing.assert_allclose(hidden, theirs(labels[mask], predicted[mask]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["f1", "jaccard", "matthews", "cohen_kappa"])
+def test_the_remedy_for_more_classes_is_how_many_there_are(name):
+    block = getattr(esjax.blocks, name)
+    for labels, needed in (([0, 1, 1], 3), ([0, 1, 4], 5)):
+        with pytest.raises(
+            ValueError, match=rf"=2 is out of range.* use 0 to 1, or pass num_classes={needed}$"
+        ):
+            block(np.array([0, 1, 2]), np.array(labels))
+    with pytest.raises(ValueError, match=r"=-1 is out of range for 2 classes; use 0 to 1$"):
+        block(np.array([0, 1, -1]), np.array([0, 1, 1]))
+    with pytest.raises(ValueError, match=r"=2 is out of range for 2 classes; use 0 to 1$"):
+        esjax.blocks.dice(np.array([0, 1, 2]), np.array([0, 1, 1]))
+
+
 def test_of_zeros_of_both_signs_the_first_is_the_largest():
     assert esjax.blocks.top_k_accuracy(np.array([-0.0, 0.0], np.float32), 0, k=1) == 1
 
@@ -211,6 +265,70 @@ def test_a_score_of_minus_infinity_is_the_lowest():
     assert esjax.blocks.average_precision(scores, relevant, mask=mask) == 0.5
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.array([0, 255, 254, 1, 254], np.uint8),
+        np.array([2**31 - 1, -(2**30) - 1, -(2**30), -(2**31), 2**24], np.int32),
+        np.array([0, 2**32 - 1, 2**32 - 2, 1, 1], np.uint32),
+        np.array([-(2**63), 2**32 + 1, 1, 2**32, 1], np.int64),
+        np.array([0, 2**64 - 1, 2**64 - 2, 2**53, 2**53 + 1], np.uint64),
+        np.array([1.0, 1.0 + 1e-12, -np.inf, 1e300, 1e300]),
+        np.array([False, True, True, False, True]),
+    ],
+    ids=lambda scores: str(scores.dtype),
+)
+def test_scores_and_times_of_any_numbers_are_in_their_order(scores):
+    numbers = scores.tolist()  # of Python, exact
+    ranks = np.array([sorted(set(numbers)).index(number) for number in numbers], np.float32)
+    relevance, events = np.array([0, 1, 0, 2, 1]), np.array([True, True, False, True, True])
+    for block in (esjax.blocks.ndcg, esjax.blocks.reciprocal_rank, esjax.blocks.average_precision):
+        wanted = block(ranks, relevance)
+        assert block(scores, relevance) == wanted
+        if scores.itemsize <= 4:
+            np.testing.assert_allclose(jax.jit(block)(scores, relevance), wanted, rtol=1e-6)
+    for mask in (None, np.array([True, False, True, True, True])):
+        wanted = esjax.blocks.concordance(ranks, ranks[::-1].copy(), events, mask=mask)
+        assert esjax.blocks.concordance(scores, scores[::-1], events, mask=mask) == wanted
+
+
+def test_seconds_and_nanoseconds_of_an_epoch_are_not_tied():
+    scores, events = np.array([0.1, 0.2, 0.3], np.float32), np.ones(3, bool)
+    seconds = np.array([1_700_000_000, 1_700_000_001, 1_700_000_002], np.int32)
+    for times in (seconds, seconds.astype(float), seconds * np.int64(1_000_000_000)):
+        assert esjax.blocks.concordance(scores, times, events) == 1
+        assert esjax.blocks.concordance(times, scores, events) == 1
+    scores, relevance = np.array([2**24, 2**24 + 1]), np.array([0, 1])
+    for block in (esjax.blocks.ndcg, esjax.blocks.reciprocal_rank, esjax.blocks.average_precision):
+        assert block(scores, relevance) == 1
+
+
+def test_nan_is_the_lowest_score_and_no_time_whatever_the_dtype():
+    wide, relevance = np.array([np.nan, 2.0, 3.0, 1.0]), np.array([1, 0, 0, 1])
+    for scores in (wide, wide.astype(np.float32)):
+        assert esjax.blocks.reciprocal_rank(scores, relevance) == pytest.approx(1 / 3)
+        found = esjax.blocks.concordance(np.array([3.0, 2.0, 3.0, 1.0]), scores, np.ones(4, bool))
+        assert found == concordance_index(wide[1:], [2, 3, 1], np.ones(3))
+
+
+def test_relevance_and_events_of_any_numbers_are_what_they_are():
+    scores = np.array([3.0, 2.0, 1.0], np.float32)
+    for block in (esjax.blocks.reciprocal_rank, esjax.blocks.average_precision):
+        assert block(scores, np.array([0, 2**32, 0])) == 0.5
+        assert block(scores, np.array([0.0, 1e-60, 0.0])) == 0.5
+    for grades in (np.array([1, 0, 2]), np.array([128, 1, 130]), np.array([998, 0, 1000])):
+        gains = np.array([2 ** int(grade) - 1 for grade in grades], np.float64)
+        discounts = 1 / np.log2([2, 3, 4])
+        wanted = gains @ discounts / (np.sort(gains)[::-1] @ discounts)
+        np.testing.assert_allclose(esjax.blocks.ndcg(scores, grades), wanted, rtol=1e-6)
+    assert esjax.blocks.ndcg(scores, np.array([0, 2**32, 0]), gain="linear") == pytest.approx(1 / np.log2(3))
+    with pytest.raises(ValueError, match="events holds 4294967296"):
+        esjax.blocks.concordance(scores, scores, np.array([0, 1, 2**32]))
+    events = np.array([1, 2, 0])
+    found = jax.jit(esjax.blocks.concordance)(np.array([1.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0]), events)
+    assert found == concordance_index([1, 2, 3], [1, 3, 2], events == 1)
+
+
 # --- sequences -----------------------------------------------------------------------------------------
 
 
@@ -242,6 +360,33 @@ def test_word_error_rate_is_jiwers():
         a, b = rng.integers(0, 4, 6), rng.integers(0, 4, 5)
         texts = [" ".join(vocabulary[token] for token in tokens) for tokens in (b, a)]
         np.testing.assert_allclose(esjax.blocks.word_error_rate(a, b), jiwer.wer(*texts), rtol=1e-6)
+
+
+def test_tokens_are_equal_only_if_all_their_bits_are():
+    a, b = np.array([2**32 + 5, 7, -1, 2**40]), np.array([5, 7, -1, 2**41, 2**40])
+    assert int(esjax.blocks.edit_distance(a, b)) == _levenshtein(a, b) == 2
+    assert esjax.blocks.edit_distance(np.array([2**64 - 1], np.uint64), np.array([-1])) == 1
+    assert esjax.blocks.word_error_rate(a, a.astype(np.uint64), predicted_length=2, reference_length=2) == 0
+    with pytest.raises(
+        ValueError, match=r"reference holds 1099511627776, beyond int32, .* number the tokens"
+    ):
+        jax.jit(lambda tokens: esjax.blocks.edit_distance(tokens, a[2:]))(jnp.array([1, 2]))
+    of_traced = jax.jit(esjax.blocks.edit_distance)
+    assert of_traced(np.array([2**32 - 1, 7], np.uint32), np.array([-1, 7], np.int32)) == 1
+    with jax.enable_x64(True):
+        assert int(of_traced(a, b)) == 2
+        assert of_traced(np.array([2**64 - 1, 3], np.uint64), np.array([-1, 3], np.int32)) == 1
+
+
+def test_a_length_that_is_out_of_range_has_no_distance():
+    tokens = np.array([1, 2, 3])
+    with pytest.raises(ValueError, match=r"predicted_length=4294967297 must be in \[0, 3\]"):
+        esjax.blocks.edit_distance(tokens, tokens, predicted_length=np.int64(2**32 + 1))
+    of_length = jax.jit(
+        lambda n, m: esjax.blocks.edit_distance(tokens, tokens, predicted_length=n, reference_length=m)
+    )
+    found = [of_length(*lengths) for lengths in ((-1, 3), (4, 3), (3, 4), (3, 3))]
+    np.testing.assert_array_equal(found, [np.nan, np.nan, np.nan, 0])
 
 
 # --- all -----------------------------------------------------------------------------------------------

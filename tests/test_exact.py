@@ -349,3 +349,30 @@ def test_what_cannot_be_seen_under_jit_is_nan():
     out = jax.jit(lambda y: exact.accuracy(jnp.zeros((3, 2)), y, 1.0))(jnp.array([-1, 2, 1]))
     np.testing.assert_array_equal(np.isnan(out), [True, True, False])
     assert np.isnan(jax.jit(lambda x: exact.threshold_probs(x, 1.0))(jnp.nan))
+
+
+def test_labels_may_count_fewer_classes_than_there_are():
+    logits = jnp.full((1, 300), -9.0).at[0, jnp.array([0, 256])].set(1.0)  # two are ahead, one like the other
+    slope = np.exp(-0.0) / np.sqrt(2 * np.pi) / np.sqrt(2)  # φ(0) / √2, of P = Φ((s_0 − s_256) / √2)
+    both = jax.jit(jax.value_and_grad(lambda x, y: exact.accuracy(x, y, 1.0).sum()))
+    for dtype in (np.int32, np.uint8, np.int8):
+        value, gradient = both(logits, np.zeros(1, dtype))
+        np.testing.assert_allclose(value, 0.5, rtol=1e-6)
+        np.testing.assert_allclose(gradient[0, jnp.array([0, 256])], [slope, -slope], rtol=1e-5)
+        np.testing.assert_allclose(exact.top_k_accuracy(logits, np.zeros(1, dtype), 1, 1.0), 0.5, rtol=1e-6)
+        far = exact.top_k_accuracy(logits, np.full(1, 100, dtype), 1, 1.0)
+        np.testing.assert_allclose(far, exact.top_k_probs(logits, 1, 1.0)[:, 100], atol=1e-7)
+
+
+def test_numbers_that_int32_would_wrap_are_not_wrapped():
+    logits = jnp.array([[0.0, 3.0], [3.0, 0.0]])
+    missing = np.array([1.0, -(2.0**63)]).astype(np.int64)  # as NaN becomes
+    for labels in (missing, np.array([1, 2**32]), np.array([1, 2**64 - 1], np.uint64)):
+        for f in (exact.accuracy, partial(exact.top_k_accuracy, k=1)):
+            with pytest.raises(ValueError, match=f"labels={labels[1]} is out of range"):
+                f(logits, labels, sigma=1.0)
+    with jax.enable_x64(True):
+        labels = jnp.array([2**32, 2**32 + 1])
+        assert np.isnan(jax.jit(lambda y: exact.accuracy(jnp.zeros((2, 2)), y, 1.0))(labels)).all()
+    assert exact.threshold_probs(jnp.float32(3), 1.0, threshold=np.int64(2**32)) == 0
+    assert exact.threshold_probs(jnp.float32(1), 2**40) == 0.5

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import as_array, known
+from esjax._check import as_array, as_given, known
 
 Array = jax.Array
 
 
-def mask_like(mask: Any, array: Array, name: str) -> Array:
+def mask_like(mask: Any, array: Any, name: str) -> Array:
     """Returns the mask as booleans of the array's shape, all true for None.
 
     Raises:
@@ -29,31 +29,60 @@ def mask_like(mask: Any, array: Array, name: str) -> Array:
     return mask
 
 
-def same_length(**arrays: Any) -> list[Array]:
-    """Returns vectors of one length (n,), n ≥ 1.
+def same_length(**arrays: Any) -> list[Any]:
+    """Returns vectors of one length (n,), n ≥ 1, of the dtypes that they came in.
 
     Raises:
         ValueError: they are not.
     """
-    found = [as_array(name, array) for name, array in arrays.items()]
+    found = [as_given(name, array) for name, array in arrays.items()]
     if found[0].ndim != 1 or not found[0].size or any(array.shape != found[0].shape for array in found):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(arrays, found, strict=True))
         raise ValueError(f"{shapes}: give vectors of one length (n,), and use jax.vmap over lists")
     return found
 
 
-def as_floating(name: str, array: Array) -> Array:
+def as_floating(name: str, given: Any) -> Array:
     """Returns numbers or booleans as floating ones; raises `ValueError` for others."""
-    if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        raise ValueError(f"{name} has dtype {array.dtype}; give real numbers")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(jnp.result_type(float))
-    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+    _check_real(name, given)
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        given = given.astype(jnp.result_type(float))
+    return as_array(name, given.astype(jnp.float32) if given.dtype.itemsize < 4 else given)
 
 
-def check_known(name: str, array: Array, counted: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
+def as_positive(name: str, given: Any) -> Array:
+    """Returns which of numbers or booleans are > 0; raises `ValueError` for others."""
+    _check_real(name, given)
+    return as_array(name, given if given.dtype == jnp.bool_ else given > 0)
+
+
+def as_ordered(name: str, given: Any) -> Array:
+    """Returns numbers (n,) that compare with each other as the given ones do; NaN stays NaN.
+
+    Floats and integers stay such, for float32 has no place for all of int32. What is known, and more than JAX
+    holds, is replaced by its rank.
+
+    Raises:
+        ValueError: they are no numbers or booleans.
+    """
+    _check_real(name, given)
+    if isinstance(given, np.ndarray):
+        ranks = np.unique(given, return_inverse=True)[1].astype(np.int32)
+        is_nan = np.isnan(given)
+        return as_array(name, np.where(is_nan, np.float32(np.nan), ranks) if is_nan.any() else ranks)
+    if jnp.issubdtype(given.dtype, jnp.floating):
+        return as_floating(name, given)
+    return given.astype(jnp.int32) if given.dtype.itemsize < 4 else given
+
+
+def _check_real(name: str, given: Any) -> None:
+    if jnp.issubdtype(given.dtype, jnp.complexfloating) or jnp.issubdtype(given.dtype, jax.dtypes.extended):
+        raise ValueError(f"{name} has dtype {given.dtype}; give real numbers")
+
+
+def check_known(name: str, given: Any, counted: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
     """Raises `ValueError` for a number that counts and is not right, unless it is traced."""
-    values = known(array, counted)
+    values = known(given, counted)
     if values is None:
         return
     wrong = values[~is_right(values)]

@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from esjax._check import as_array, check_classes, check_count
-from esjax.blocks._arrays import divided, mask_like
+from esjax._check import as_classes, as_given, check_count
+from esjax.blocks._arrays import as_ordered, divided, mask_like
 
 Array = jax.Array
 
@@ -30,8 +31,8 @@ def accuracy(logits: Array, label: Any) -> Array:
         ValueError: `logits` is no floating vector, `label` is no integer, or it is known (not traced) and
             out of range. A traced label out of range counts as never right.
     """
-    logits, label = _one_example("accuracy", logits, label)
-    return (jnp.argmax(logits).astype(jnp.int32) == label).astype(logits.dtype)
+    logits, label, dtype = _one_example("accuracy", logits, label)
+    return (jnp.argmax(logits).astype(jnp.int32) == label).astype(dtype)
 
 
 def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
@@ -50,16 +51,17 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
     Raises:
         ValueError: as for `accuracy`; or `k` is out of range.
     """
-    logits, label = _one_example("top_k_accuracy", logits, label)
+    logits, label, dtype = _one_example("top_k_accuracy", logits, label)
     check_count("k", k)
     if k > logits.shape[0]:
         raise ValueError(f"k={k} is more than the {logits.shape[0]} logits; use k <= {logits.shape[0]}")
     logits = jnp.where(logits == 0, jnp.zeros_like(logits), logits)  # top_k puts 0 above −0
-    return (jax.lax.top_k(logits, k)[1] == label).any().astype(logits.dtype)
+    return (jax.lax.top_k(logits, k)[1] == label).any().astype(dtype)
 
 
-def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
-    logits, label = as_array("logits", logits), as_array("label", label, "give one integer class")
+def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array, Any]:
+    """Returns numbers (K,) in the order of the logits, the label () int32, and the logits' dtype."""
+    logits, label = as_given("logits", logits), as_given("label", label, "give one integer class")
     if logits.ndim != 1 or not logits.size:
         raise ValueError(
             f"logits has shape {logits.shape}, and {name} is for one example (K,); use jax.vmap over examples"
@@ -68,8 +70,9 @@ def _one_example(name: str, logits: Any, label: Any) -> tuple[Array, Array]:
         raise ValueError(f"label has shape {label.shape}; give one integer class, shape ()")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits has dtype {logits.dtype}; give floating scores")
-    check_classes("label", label, logits.shape[0])
-    return logits, label.astype(jnp.int32)
+    (label,) = as_classes(logits.shape[0], label=label)
+    dtype = jnp.result_type(float) if isinstance(logits, np.ndarray) else logits.dtype
+    return as_ordered("logits", logits), label, dtype
 
 
 # --- a batch, from decisions ---------------------------------------------------------------------------
@@ -104,7 +107,7 @@ def f1(
 
     Raises:
         ValueError: shapes or kinds differ or are others; `average` is unknown; or classes are known (not
-            traced) and out of range. A traced class out of range counts as no class.
+            traced) and out of range. A traced class out of range counts as no class, and a decision as 0.
     """
     hits, num_predicted, num_actual = _averaged(predicted, labels, num_classes, average, mask)
     return divided(2 * hits, num_predicted + num_actual).mean()
@@ -140,15 +143,18 @@ def dice(predicted: Any, labels: Any, *, mask: Any = None) -> Array:
         Array (), floating, in [0, 1].
 
     Raises:
-        ValueError: shapes differ, or values are not binary.
+        ValueError: shapes differ, or known (not traced) values are not binary. Traced ones that are not 1
+            count as 0.
     """
-    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
+    predicted, labels = as_given("predicted", predicted), as_given("labels", labels)
     if predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both the same shape"
         )
-    mask = mask_like(mask, predicted, "predicted")
-    return f1(*map(jnp.ravel, (predicted, labels)), mask=jnp.ravel(mask))
+    counted = mask_like(mask, predicted, "predicted")
+    pixels = (*_decisions(predicted, labels, counted), counted)
+    hits, num_predicted, num_actual = _counts(*(array.reshape(-1) for array in pixels))
+    return divided(2 * hits, num_predicted + num_actual)
 
 
 def matthews(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = None) -> Array:
@@ -166,7 +172,7 @@ def matthews(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any = N
         mask: (B,) booleans, True for what counts. None: all.
 
     Returns:
-        Array (), floating, in [−1, 1].
+        Array (), floating, in [−1, 1]; NaN where a traced class is out of range.
 
     Raises:
         ValueError: as for `f1`.
@@ -182,8 +188,8 @@ def cohen_kappa(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any 
 
         κ = (p_o − p_e) / (1 − p_e),    p_o = tr C / n,    p_e = Σ_c p_c a_c / n²,    0 where p_e = 1
 
-    Arguments and errors are those of `matthews`, whose symbols these are. Where chance alone explains all,
-    scikit-learn gives NaN.
+    Arguments and errors are those of `matthews`, whose symbols these are, and it is NaN where that is. Where
+    chance alone explains all, scikit-learn gives NaN.
     """
     hits, predicted, actual, count = _by_class(predicted, labels, num_classes, mask)
     by_chance = (actual * (count - predicted)).sum()
@@ -206,42 +212,48 @@ def _averaged(
 
 
 def _by_class(predicted: Any, labels: Any, num_classes: int, mask: Any) -> tuple[Array, Array, Array, Array]:
-    """Returns tp, predicted and actual counts (K,), and how many examples count ()."""
+    """Returns tp, predicted and actual counts (K,), and how many examples count, NaN if one has no class."""
     check_count("num_classes", num_classes)
-    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
+    predicted, labels = as_given("predicted", predicted), as_given("labels", labels)
     if predicted.ndim != 1 or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,), one class "
             "for each example"
         )
     counted = mask_like(mask, predicted, "predicted")
-    for name, array in (("predicted", predicted), ("labels", labels)):
-        check_classes(name, array, num_classes, counted)
+    both = as_classes(num_classes, counted, option="num_classes", predicted=predicted, labels=labels)
     classes = jnp.arange(num_classes, dtype=jnp.int32)[None, :]
-    is_predicted = predicted[:, None].astype(jnp.int32) == classes
-    is_actual = labels[:, None].astype(jnp.int32) == classes
-    counts = _counts(is_predicted, is_actual, jnp.broadcast_to(counted[:, None], is_predicted.shape))
-    return *counts, counted.sum(dtype=jnp.int32).astype(counts[0].dtype)
+    is_predicted, is_actual = (each[:, None] == classes for each in both)
+    counts = _counts(is_predicted, is_actual, counted[:, None])
+    has_class = is_predicted.any(1) & is_actual.any(1)
+    count = counted.sum(dtype=jnp.int32).astype(counts[0].dtype)
+    return *counts, jnp.where((has_class | ~counted).all(), count, jnp.nan)
 
 
 def _binary(predicted: Any, labels: Any, mask: Any) -> tuple[Array, Array, Array]:
     """Returns booleans (B, L) of decisions, labels and what counts."""
-    predicted, labels = as_array("predicted", predicted), as_array("labels", labels)
+    predicted, labels = as_given("predicted", predicted), as_given("labels", labels)
     if predicted.ndim not in (1, 2) or predicted.shape != labels.shape:
         raise ValueError(
             f"predicted has shape {predicted.shape} and labels {labels.shape}; give both as (B,) or (B, L), "
             "binary decisions, or num_classes with classes (B,)"
         )
     counted = mask_like(mask, predicted, "predicted")
-    for name, array in (("predicted", predicted), ("labels", labels)):
-        if array.dtype != jnp.bool_:
-            check_classes(name, array, 2, counted)
+    option = "num_classes" if predicted.ndim == 1 else ""
+    is_predicted, is_actual = _decisions(predicted, labels, counted, option)
     shape = (predicted.shape[0], -1)
-    return predicted.astype(bool).reshape(shape), labels.astype(bool).reshape(shape), counted.reshape(shape)
+    return is_predicted.reshape(shape), is_actual.reshape(shape), counted.reshape(shape)
+
+
+def _decisions(predicted: Any, labels: Any, counted: Array, option: str = "") -> tuple[Array, Array]:
+    """Returns booleans of the shape of binary decisions, and of labels."""
+    integers = [each.astype(np.int32) if each.dtype == bool else each for each in (predicted, labels)]
+    classes = as_classes(2, counted, option=option, predicted=integers[0], labels=integers[1])
+    return classes[0] == 1, classes[1] == 1
 
 
 def _counts(is_predicted: Array, is_actual: Array, counted: Array) -> tuple[Array, Array, Array]:
-    """Sums booleans (B, C) over the batch: tp, predicted, actual, each (C,) floating."""
+    """Sums booleans (B, ...) over the batch: tp, predicted, actual, each (...) floating."""
     sums = [
         (which & counted).sum(0, dtype=jnp.int32)
         for which in (is_predicted & is_actual, is_predicted, is_actual)

@@ -4,10 +4,19 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esjax._check import check_count
 from esjax._products import matmul
-from esjax.blocks._arrays import as_floating, check_known, divided, mask_like, same_length
+from esjax.blocks._arrays import (
+    as_floating,
+    as_ordered,
+    as_positive,
+    check_known,
+    divided,
+    mask_like,
+    same_length,
+)
 
 Array = jax.Array
 
@@ -43,9 +52,9 @@ def ndcg(
         raise ValueError(f"gain={gain!r} must be 'exponential' or 'linear'")
     count = relevance.size if k is None else min(check_count("k", k), relevance.size)
     mask = mask_like(mask, scores, "scores")
-    grades = as_floating("relevance", relevance)
+    grades = jnp.where(mask, as_floating("relevance", relevance), 0)
     check_known("relevance", relevance, mask, lambda r: ~(r < 0), "give numbers >= 0")
-    gains = jnp.where(mask, 2.0**grades - 1 if gain == "exponential" else grades, 0)
+    gains = grades if gain == "linear" else _exponential(grades)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
     found = matmul(gains[_best_first(scores, mask)][:count], discounts)
     return divided(found, matmul(jnp.sort(gains, descending=True)[:count], discounts))
@@ -69,7 +78,7 @@ def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     """
     scores, relevant = same_length(scores=scores, relevant=relevant)
     mask = mask_like(mask, scores, "scores")
-    in_order = ((as_floating("relevant", relevant) > 0) & mask)[_best_first(scores, mask)]
+    in_order = (as_positive("relevant", relevant) & mask)[_best_first(scores, mask)]
     rank = 1 + in_order.argmax().astype(jnp.int32)
     return jnp.where(in_order.any(), 1 / rank.astype(jnp.result_type(float)), 0)
 
@@ -93,18 +102,21 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     """
     scores, relevant = same_length(scores=scores, relevant=relevant)
     mask = mask_like(mask, scores, "scores")
-    scores = jnp.where(mask, as_floating("scores", scores), -jnp.inf)
-    relevant = (as_floating("relevant", relevant) > 0) & mask
+    scores = as_ordered("scores", scores)
+    lowest = -jnp.inf if jnp.issubdtype(scores.dtype, jnp.floating) else np.iinfo(scores.dtype).min
+    scores = jnp.where(mask, scores, lowest)
+    relevant = as_positive("relevant", relevant) & mask
+    dtype = jnp.result_type(float)
 
     def at_least(among: Array) -> Array:
         """How many of those have a score of at least that of each item."""
-        ascending = jnp.sort(jnp.where(among, scores, -jnp.inf))
+        ascending = jnp.sort(jnp.where(among, scores, lowest))
         below = jnp.searchsorted(ascending, scores, side="left").astype(jnp.int32)
-        count = jnp.minimum(scores.size - below, among.sum(dtype=jnp.int32))  # −inf may be a score, too
-        return count.astype(scores.dtype)
+        count = jnp.minimum(scores.size - below, among.sum(dtype=jnp.int32))  # the lowest may be a score, too
+        return count.astype(dtype)
 
     precision = jnp.where(relevant, divided(at_least(relevant), at_least(mask)), 0)
-    return divided(precision.sum(), relevant.sum(dtype=jnp.int32).astype(scores.dtype))
+    return divided(precision.sum(), relevant.sum(dtype=jnp.int32).astype(dtype))
 
 
 def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Array:
@@ -124,13 +136,14 @@ def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Ar
         Array (), floating, in [0, 1]; 1/2, which is chance, where no pair is comparable.
 
     Raises:
-        ValueError: they are no vectors of one length, or known (not traced) events neither 0 nor 1.
+        ValueError: they are no vectors of one length, or known (not traced) events neither 0 nor 1. A traced
+            event that is not 1 counts as none.
     """
     scores, times, events = same_length(scores=scores, times=times, events=events)
     mask = mask_like(mask, scores, "scores")
-    scores, times, had_event = map(as_floating, ("scores", "times", "events"), (scores, times, events))
+    scores, times = as_ordered("scores", scores), as_ordered("times", times)
+    seen = (as_floating("events", events) == 1) & mask
     check_known("events", events, mask, lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1")
-    seen = (had_event > 0) & mask
     first, second = times[:, None], times[None, :]
     sooner = (first < second) | ((first == second) & ~seen[None, :])
     comparable = seen[:, None] & mask[None, :] & sooner
@@ -141,7 +154,14 @@ def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Ar
     return divided(concordant, comparable.sum(dtype=dtype), otherwise=0.5)
 
 
-def _best_first(scores: Array, mask: Array) -> Array:
+def _exponential(grades: Array) -> Array:
+    """Returns 2^grade − 1 (n,), in units of a power of 2 where the largest would overflow."""
+    excess = jnp.maximum(grades.max() - 64, 0)
+    return 2.0 ** (grades - excess) - 2.0**-excess
+
+
+def _best_first(scores: Any, mask: Array) -> Array:
     """Returns the indices (n,) of items by falling score, those that do not count last."""
-    scores = as_floating("scores", scores)
-    return jnp.lexsort((-scores, (~mask).astype(scores.dtype)))
+    scores = as_ordered("scores", scores)
+    falling = -scores if jnp.issubdtype(scores.dtype, jnp.floating) else ~scores  # −x of an integer may wrap
+    return jnp.lexsort((falling, (~mask).astype(scores.dtype)))

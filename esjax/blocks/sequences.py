@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from esjax._check import as_array
+from esjax._check import as_array, as_given, known, to_int32
 
 Array = jax.Array
 
@@ -19,18 +20,21 @@ def edit_distance(
     Fischer 1974).
 
     Args:
-        predicted: tokens (n,), integers.
+        predicted: tokens (n,), integers of any width.
         reference: tokens (m,), integers.
         predicted_length: how many of the n count, () integer in [0, n]; the rest is padding. None: all.
         reference_length: likewise, of the m.
 
     Returns:
-        Array (), floating.
+        Array (), floating; NaN where a traced length is out of range.
 
     Raises:
-        ValueError: they are no vectors of integers, or a length is no integer.
+        ValueError: they are no vectors of integers; a length is no integer, or known (not traced) and out of
+            range; or one is of known integers beyond those of JAX and the other is traced.
     """
-    predicted, reference = _tokens("predicted", predicted), _tokens("reference", reference)
+    predicted, reference = _comparable(
+        predicted=_tokens("predicted", predicted), reference=_tokens("reference", reference)
+    )
     num_predicted = _length("predicted_length", predicted_length, predicted)
     num_reference = _length("reference_length", reference_length, reference)
     places = jnp.arange(predicted.size + 1, dtype=jnp.int32)
@@ -38,14 +42,15 @@ def edit_distance(
     def next_row(row: Array, numbered: tuple[Array, Array]) -> tuple[Array, None]:
         """From the distances of all beginnings of predicted to j tokens of the reference, to j + 1."""
         number, token = numbered
-        substituted = row[:-1] + (predicted != token).astype(jnp.int32)
+        substituted = row[:-1] + _differ(predicted, token).astype(jnp.int32)
         best = (row + 1).at[1:].min(substituted)
         inserted = jax.lax.cummin(best - places) + places  # d_i = min over l ≤ i of best_l + (i − l)
         return jnp.where(number < num_reference, inserted, row), None
 
     numbers = jnp.arange(reference.size, dtype=jnp.int32)
     row, _ = jax.lax.scan(next_row, places, (numbers, reference))
-    return row[num_predicted].astype(jnp.result_type(float))
+    is_inside = _is_inside(num_predicted, predicted) & _is_inside(num_reference, reference)
+    return jnp.where(is_inside, row[num_predicted].astype(jnp.result_type(float)), jnp.nan)
 
 
 def word_error_rate(
@@ -59,24 +64,59 @@ def word_error_rate(
     """
     lengths = {"predicted_length": predicted_length, "reference_length": reference_length}
     distance = edit_distance(predicted, reference, **lengths)
-    length = _length("reference_length", reference_length, jnp.asarray(reference))
+    length = _length("reference_length", reference_length, as_given("reference", reference))
     return distance / jnp.maximum(length, 1).astype(distance.dtype)
 
 
-def _tokens(name: str, array: Any) -> Array:
-    array = as_array(name, array, "give integer tokens, such as words by their numbers")
-    if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+def _tokens(name: str, tokens: Any) -> Any:
+    given = as_given(name, tokens, "give integer tokens, such as words by their numbers")
+    if given.ndim != 1 or not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(
-            f"{name} is {array.dtype}{list(array.shape)}; give integer tokens (n,), and use jax.vmap over "
-            "sequences"
+            f"{name} is {as_array(name, given).dtype}{list(given.shape)}; give integer tokens (n,), and use "
+            "jax.vmap over sequences"
         )
-    return array.astype(jnp.int32)
+    return given
 
 
-def _length(name: str, length: Any, array: Array) -> Array:
-    length = as_array(name, array.size if length is None else length, "give one integer")
-    if length.ndim or not jnp.issubdtype(length.dtype, jnp.integer):
-        raise ValueError(f"{name} is {length.dtype}{list(length.shape)}; give one integer, ()")
-    if not isinstance(length, jax.core.Tracer) and not 0 <= int(length) <= array.size:
-        raise ValueError(f"{name}={int(length)} must be in [0, {array.size}]")
-    return length.astype(jnp.int32)
+def _comparable(**arrays: Any) -> list[Array]:
+    """Returns tokens as arrays of JAX; known ones beyond int32, which would wrap, are numbered anew."""
+    beyond = {
+        name: int(given[given != to_int32(given)][0])
+        for name, given in arrays.items()
+        if isinstance(given, np.ndarray) and (given != to_int32(given)).any()
+    }
+    if not beyond:
+        return [as_array(name, given) for name, given in arrays.items()]
+    if any(isinstance(given, jax.core.Tracer) for given in arrays.values()):
+        name, token = beyond.popitem()
+        raise ValueError(
+            f"{name} holds {token}, beyond int32, and others are traced; number the tokens, or use "
+            "jax.enable_x64(True)"
+        )
+    numbers: dict[int, int] = {}
+    numbered = (
+        [numbers.setdefault(token, len(numbers)) for token in each.tolist()] for each in arrays.values()
+    )
+    return [jnp.array(each, jnp.int32) for each in numbered]
+
+
+def _differ(predicted: Array, token: Array) -> Array:
+    """Returns which of the tokens (n,) are not that one (): those of two dtypes, in bits or sign."""
+    if predicted.dtype == token.dtype:
+        return predicted != token
+    dtype = jnp.int64 if max(predicted.dtype.itemsize, token.dtype.itemsize) > 4 else jnp.int32
+    return (predicted.astype(dtype) != token.astype(dtype)) | ((predicted < 0) != (token < 0))
+
+
+def _is_inside(length: Array, array: Array) -> Array:
+    return (length >= 0) & (length <= array.size)
+
+
+def _length(name: str, length: Any, array: Any) -> Array:
+    given = as_given(name, array.size if length is None else length, "give one integer")
+    if given.ndim or not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"{name} is {as_array(name, given).dtype}{list(given.shape)}; give one integer, ()")
+    value = known(given)
+    if value is not None and not 0 <= int(value) <= array.size:
+        raise ValueError(f"{name}={int(value)} must be in [0, {array.size}]")
+    return as_array(name, to_int32(given))
