@@ -6,12 +6,12 @@ rules of their own, which fall back on `surrogate`, whose derivatives of every o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from esjax import _sampling, _statistics, _sums
@@ -35,13 +35,13 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
-        values = _sampling.evaluate(problem, inputs, _sampling.draw(problem, key, start, count))
+        values = _sampling.evaluate(problem, inputs, _sampling.draw(problem, key, inputs, start, count))
         kept = _sums.keep(problem, inputs, values)
         total = total + jnp.where(kept[:, None] > 0, values, 0).sum(0)
         return (total, num_kept + kept.sum()), None
 
-    carry = jnp.zeros(problem.num_values, problem.dtype), jnp.zeros((), problem.dtype)
-    (total, num_kept), _ = _sampling.fold(problem, step, carry)
+    zeros = partial(_sampling.zeros, problem, key)
+    (total, num_kept), _ = _sampling.fold(problem, step, (zeros(problem.num_values), zeros()))
     return total / num_kept, None
 
 
@@ -69,32 +69,50 @@ def pull_back(
 # --- rules -------------------------------------------------------------------------------------------
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Static:
-    """Carries what is no array from a forward rule to its backward rule."""
-
-    value: Any
-
-
 def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Report | None], Any]:
+    """Saves one structure, whatever is perturbed: JAX keeps one, and traces this once for each pattern.
+
+    Which inputs are perturbed is said by shapes, and where nothing is saved there is an empty array.
+    """
     wanted = tuple(leaf.perturbed for leaf in inputs)
+    _refuse_density_args(problem, wanted)
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
     value, saved = value_and_saved(problem, wanted, key, inputs)
     report = _statistics.report(problem, key, inputs, saved) if problem.informed else None
-    return (value, report), (_Static(wanted), key, inputs, saved)
+    saved = jax.tree.map(lambda leaf: _NOTHING if leaf is None else leaf, saved, is_leaf=_is_none)
+    return (value, report), (tuple(_MARKS[want] for want in wanted), key, inputs, saved)
 
 
 def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[None, Gradients]:
     """Ignores the cotangents of the report, which is a constant."""
-    wanted, key, inputs, saved = residuals
+    marks, key, inputs, saved = residuals
+    wanted = tuple(mark.shape == _MARKS[True].shape for mark in marks)
+    if _sums.one_pass(problem):
+        saved = tuple(leaf if want else None for leaf, want in zip(saved, wanted, strict=True))
     cotangent = cotangents[0]
     if isinstance(cotangent, SymbolicZero):
-        cotangent = jnp.zeros(problem.num_values, problem.dtype)
-    return None, pull_back(problem, wanted.value, key, inputs, saved, cotangent)
+        cotangent = _sampling.zeros(problem, key, problem.num_values)
+    return None, pull_back(problem, wanted, key, inputs, saved, cotangent)
 
 
 estimate.defvjp(_estimate_fwd, _estimate_bwd, symbolic_zeros=True)
+
+_NOTHING = np.zeros(0, np.float32)
+_MARKS = {False: np.zeros((0, 0), np.float32), True: np.zeros((0, 1), np.float32)}
+"""Empty arrays that say by their shapes whether an input is perturbed."""
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _refuse_density_args(problem: Problem, moved: Wanted) -> None:
+    """Raises `ValueError` where a derivative is asked in what the density of ε depends on."""
+    if any(moved[number] for number in problem.density_args):
+        raise ValueError(
+            "noise or sampler closes over a value that is differentiated, and a smoothed function has no "
+            "gradient in it; use jax.lax.stop_gradient on it, or let sigma, which has one, scale the noise"
+        )
 
 
 def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> tuple[Any, Any]:
@@ -102,7 +120,12 @@ def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangent
     (key, inputs), (_, inputs_dot) = primals, tangents
     value, saved = value_and_saved(problem, wanted, key, inputs)
     samples = _samples(problem, key, inputs)
-    _, value_dot = _jvp(lambda inputs: surrogate(problem, key, inputs, samples), inputs, inputs_dot)
+    _refuse_density_args(problem, _moved(inputs_dot))
+
+    def value_of(inputs: Inputs) -> Array:
+        return surrogate(problem, key, inputs, samples)
+
+    value_dot = _jvp_by_reverse_mode(value_of, inputs, inputs_dot)
     return (value, saved), (value_dot, jax.tree.map(jnp.zeros_like, saved))
 
 
@@ -110,6 +133,7 @@ def _pull_back_jvp(
     problem: Problem, wanted: Wanted, primals: Any, tangents: Any
 ) -> tuple[Gradients, Gradients]:
     (key, inputs, _, cotangent), (_, inputs_dot, _, cotangent_dot) = primals, tangents
+    _refuse_density_args(problem, _moved(inputs_dot))
     samples = _samples(problem, key, inputs)
 
     def gradients(items: Inputs) -> Gradients:
@@ -122,7 +146,10 @@ def _pull_back_jvp(
         _, vjp = jax.vjp(value_of, chosen)
         return _sums.spread(wanted, vjp(cotangent)[0])
 
-    _, gradients_dot = _jvp(gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot))
+    gradients_of, chosen, directions = _in_moved(
+        gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
+    )
+    _, gradients_dot = jax.jvp(gradients_of, (chosen,), (directions,))
     return pull_back(problem, wanted, *primals), gradients_dot
 
 
@@ -135,9 +162,29 @@ def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
     return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs))[1]
 
 
-def _jvp(function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs) -> tuple[Any, Any]:
-    """`jax.jvp` in those items only that have a tangent: the block may have no derivative in the others."""
-    moved = tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents)
+def _moved(tangents: Inputs) -> Wanted:
+    return tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents)
+
+
+def _in_moved(
+    function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs
+) -> tuple[Callable[[list[Any]], Any], list[Any], list[Any]]:
+    """Returns `function` of those items only that have a tangent, these, and their tangents.
+
+    (The block may have no derivative in the others.)
+    """
+    moved = _moved(tangents)
     chosen, rest = _sums.split(moved, items)
     directions, _ = _sums.split(moved, tangents)
-    return jax.jvp(lambda chosen: function(_sums.join(moved, chosen, rest)), (chosen,), (directions,))
+    return lambda chosen: function(_sums.join(moved, chosen, rest)), chosen, directions
+
+
+def _jvp_by_reverse_mode(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
+    """Returns the tangent of `function`, as the transpose of its vjp.
+
+    So a block with a `jax.custom_vjp` of somebody's is never asked for forward mode, which it has not.
+    """
+    value_of, chosen, directions = _in_moved(function, items, tangents)
+    value, vjp = jax.vjp(value_of, chosen)
+    (tangent,) = jax.linear_transpose(lambda cotangent: vjp(cotangent)[0], value)(directions)
+    return tangent

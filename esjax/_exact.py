@@ -21,6 +21,7 @@ from esjax._exact_nodes import (
     shared_nodes,
     trapezoid,
 )
+from esjax._mapping import varying_like
 from esjax._products import einsum
 
 Array = jax.Array
@@ -135,7 +136,7 @@ def _sum_over_nodes(function: Callable[[Array, Array], Array], num_nodes: int, s
         return total + function(best * spacing, hazard), None
 
     at_once = max(_BLOCK_FLOATS // s.shape[-1], 1)
-    total = jnp.zeros_like(s)
+    total = varying_like(jnp.zeros_like(s), s)
     if at_once >= u.size:
         return add(total, u)[0]
     u = jnp.pad(u, (0, -u.size % at_once), constant_values=FAR)  # there, every hazard is 0

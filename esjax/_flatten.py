@@ -112,28 +112,17 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any, list[Any]]:
-    """Traces `function` at `args`, and takes the traced values that it closes over out of it.
-
-    (`jax.closure_convert` takes floating ones only: an integer label would stay behind.)
-
-    Returns:
-        `(consts, *args) -> value`; the value's structure, shapes and dtypes; and those consts.
-    """
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-    is_traced = [isinstance(const, jax.core.Tracer) for const in closed.consts]
-    fixed = [const for const, traced in zip(closed.consts, is_traced, strict=True) if not traced]
-    treedef = jax.tree.structure(shape)
-
-    def call(consts: list[Any], *args: Any) -> Any:
-        sources = {True: iter(consts), False: iter(fixed)}
-        both = [next(sources[traced]) for traced in is_traced]
-        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(closed.jaxpr, both, *jax.tree.leaves(args)))
-
-    return call, shape, [const for const, traced in zip(closed.consts, is_traced, strict=True) if traced]
-
-
 def widen(array: Array) -> Array:
     """Returns floating arrays narrower than float32 as float32, others as they are."""
     narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
     return array.astype(jnp.float32) if narrow else array
+
+
+def narrower(dtypes: list[Any]) -> Callable[[tuple[Array, ...]], list[Array]]:
+    """Returns what gives arrays back the dtypes that they had before `widen`."""
+
+    def narrow(arrays: tuple[Array, ...]) -> list[Array]:
+        pairs = zip(arrays, dtypes, strict=True)
+        return [array if array.dtype == dtype else array.astype(dtype) for array, dtype in pairs]
+
+    return narrow

@@ -122,8 +122,10 @@ def _log(probs: Array) -> Array:
 def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
     """Returns P(x + σ ε ≤ 0) and P(x + σ ε > 0) (..., 2), each with a small relative error."""
     above = exact.threshold_probs(x, sigma, noise=noise)
-    symmetric = noise.symmetric
-    below = exact.threshold_probs(-x, sigma, noise=noise) if symmetric else _gumbel_cdf(-x / sigma)
+    if noise.symmetric:
+        below = exact.threshold_probs(-x, sigma, noise=noise)
+    else:
+        below = jnp.where(jnp.isnan(x), x, _chance_below(-x, jnp.zeros_like(x), sigma))
     return jnp.stack([below, above], -1)
 
 

@@ -35,3 +35,43 @@ def over(function: Callable[..., Any], num_at_once: int, *arrays: Any) -> Any:
     if jax.tree.leaves(arrays)[0].shape[0] <= num_at_once:
         return jax.vmap(function)(*arrays)
     return jax.lax.map(lambda row: function(*row), arrays, batch_size=num_at_once)
+
+
+# --- inside of jax.shard_map -------------------------------------------------------------------------
+
+
+def _axes(tree: Any) -> frozenset[str]:
+    """Returns the axes of `jax.shard_map` that any array of `tree` varies over."""
+    return frozenset[str]().union(
+        *(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree))
+    )
+
+
+def varying_like(tree: Any, like: Any) -> Any:
+    """Returns the arrays of `tree` as ones that vary over all the axes that those of `like` vary over.
+
+    A scan or a branch that begins with constants needs it, where what it makes of them varies; and so does a
+    derivative rule: the gradient in what every device has is then the sum of theirs, as JAX has it.
+    """
+    axes = _axes(like)
+
+    def varying(leaf: Any) -> Any:
+        missing = tuple(sorted(axes - _axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(varying, tree) if axes else tree
+
+
+def varying_alike(tree: Any) -> Any:
+    """Returns the arrays of `tree` as ones that vary over the same axes."""
+    return varying_like(tree, tree)
+
+
+def vary_alike(tree: Any) -> bool:
+    """Whether all arrays of `tree` vary over the same axes."""
+    return len({_axes(leaf) for leaf in jax.tree.leaves(tree)}) <= 1
+
+
+def varies_more(tree: Any, like: Any) -> bool:
+    """Whether any array of `tree` varies over an axis that none of `like` does."""
+    return not _axes(tree) <= _axes(like)

@@ -1,17 +1,19 @@
 """The numbers of `jax.random.uniform` and `jax.random.normal`, bit for bit, in half the time on a CPU.
 
 There JAX computes a threefry hash as a loop over its rounds, and passes through memory in each. Here the
-rounds are unrolled into one pass. It imports jax only; other keys, dtypes and devices, and short draws, are
-left to `jax.random`.
+rounds are unrolled into one pass. Other keys, dtypes and devices, and short draws, are left to `jax.random`.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from esjax import _mapping
 
 Array = jax.Array
 _LEAST_SIZE = 256
@@ -35,6 +37,25 @@ def uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     if not _is_served(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype)
     return _from_bits(key, shape)
+
+
+def consumed(key: Any) -> Any:
+    """Returns `key`, and has JAX's checker of key reuse see that it is used up.
+
+    What is drawn of it is drawn again where a gradient is asked, on purpose, which the checker cannot know:
+    so derivative rules take the key's data, by `data_of`, which it does not follow.
+    """
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        jax.random.split(key)  # consumes it, and is never computed
+    return key
+
+
+def data_of(key: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """Returns the data of `key`, new-style or raw, and the function that makes a key of such data."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key, lambda data: data
+    impl: Any = jax.random.key_impl(key)
+    return jax.random.key_data(key), partial(jax.random.wrap_key_data, impl=impl)
 
 
 def is_threefry(key: Any) -> bool:
@@ -87,7 +108,7 @@ def _bits_of_cpu(size: int, words: Array) -> Array:
     def bits(keys: Array) -> Array:
         rows = keys.reshape(-1, 2)
         always = jnp.any(rows[:, 0] != (rows[:, 0] ^ np.uint32(1)))
-        nothing = jnp.zeros((rows.shape[0], size), jnp.uint32)
+        nothing = _mapping.varying_like(jnp.zeros((rows.shape[0], size), jnp.uint32), rows)
         drawn = jax.lax.cond(always, lambda: _hashed(rows, size), lambda: nothing)
         return drawn.reshape(*keys.shape[:-1], size)
 

@@ -1,7 +1,6 @@
 """The samples behind `smooth`: drawn and evaluated chunk by chunk, on one vector x (dim,).
 
-It knows no pytrees, checks no options and has no derivative rule; it imports jax and the NamedTuples of
-`noise`, `samplers` and `baselines`.
+It knows no pytrees, checks no options and has no derivative rule; it imports jax and what maps and draws.
 """
 
 from collections.abc import Callable
@@ -11,15 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from esjax import _mapping, _random
-from esjax.baselines import Baseline
-from esjax.noise import Noise
-from esjax.samplers import Groups
 
 Array = jax.Array
-Inputs = tuple[Any, ...]  # (x, sigma, *args): (dim,), () or (dim,), arrays of any shape and dtype
+Args = tuple[Array, ...]  # the arrays that `fun` and the options take beside x: any shapes and dtypes
+Inputs = tuple[Any, ...]  # (x, sigma, *args): (dim,), () or (dim,), and `Args`
 
 
-_psum: Any = jax.lax.psum  # JAX gives these two no types
+_psum: Any = jax.lax.psum  # JAX gives these three no types
+_pmin: Any = jax.lax.pmin
 _spec: Any = jax.sharding.PartitionSpec
 _EVERYWHERE = _spec()
 
@@ -41,12 +39,21 @@ class Shards(NamedTuple):
 class Problem(NamedTuple):
     """What is estimated and how: static, so that it can be an argument that JAX never traces.
 
+    What the functions below close over of traced values is in their first or last argument, `args`.
+
     Attributes:
-        fun: `(z, args) -> values`: (dim,) and a tuple of arrays → (num_values,) in `dtype`.
-        noise: the distribution of ε.
-        groups: how the ε are drawn together.
-        baseline: what is subtracted from the values.
-        discard: `(values (num_values,), args) -> bool ()`, which samples to leave out; None: none.
+        fun: `(z, args) -> values`: (dim,) → (num_values,) in `dtype`.
+        draw: `(args, key) -> ε` (group_size, dim), a group's perturbations.
+        score: `(args, ε) -> s(ε)`, elementwise.
+        coefficients: of the baseline, `(args, in_group, in_all) -> (own, total)`, elementwise.
+        at_input: `args -> share` of f(x) in the baseline; None: it is 0, and f(x) need not be known.
+        averages: whether each b_n is an average of values, so that an offset of all values drops out.
+        transform: of the baseline, `(args, values (N,), kept (N,)) -> (N,)`; None: none.
+        discard: `(args, values (num_values,)) -> bool ()`, which samples to leave out; None: none.
+        is_uniform: whether `args` vary over the same axes of an outer `jax.shard_map` as all else.
+        density_args: which of `args` the density of ε depends on, by its place among the inputs.
+        as_key: makes a key of the key's data, which is what the rules are given.
+        group_size: samples that are drawn together.
         num_samples: N.
         evaluated_at_once: samples in one call of the vmapped `fun`.
         drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
@@ -57,11 +64,18 @@ class Problem(NamedTuple):
         dtype: dtype of x, ε, the values and every sum.
     """
 
-    fun: Callable[[Array, tuple[Any, ...]], Array]
-    noise: Noise
-    groups: Groups
-    baseline: Baseline
-    discard: Callable[[Array, tuple[Any, ...]], Array] | None
+    fun: Callable[[Array, Args], Array]
+    draw: Callable[[Args, Any], Array]
+    score: Callable[[Args, Array], Array]
+    coefficients: Callable[[Args, Any, Any], tuple[Any, Any]]
+    at_input: Callable[[Args], Any] | None
+    averages: bool
+    transform: Callable[[Args, Array, Array], Array] | None
+    discard: Callable[[Args, Array], Array] | None
+    is_uniform: bool
+    density_args: frozenset[int]
+    as_key: Callable[[Array], Any]
+    group_size: int
     num_samples: int
     evaluated_at_once: int
     drawn_at_once: int
@@ -83,7 +97,7 @@ def fold(
     Args:
         problem: its num_samples and drawn_at_once; a device's last chunk holds what is left over.
         step: `start` (int32) is the first sample of the chunk, `count` (int) how many it has.
-        sums: any pytree of zeros, to which `step` adds; not zeros where `on_each_device` takes them out.
+        sums: any pytree of `zeros`, to which `step` adds; not zeros where `on_each_device` takes them out.
         on_each_device: applied to a device's sums before they are added to those of the others.
 
     Returns:
@@ -126,6 +140,11 @@ def _fold_run(
     return sums, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
 
+def zeros(problem: Problem, key: Array, *shape: int) -> Array:
+    """Returns zeros to sum up in: inside of `jax.shard_map`, they vary as the key's data do."""
+    return _mapping.varying_like(jnp.zeros(shape, problem.dtype), key)
+
+
 def samples_of_device(problem: Problem) -> int:
     """Returns how many of the samples one device has."""
     return problem.num_samples // (1 if problem.shards is None else problem.shards.num_devices)
@@ -136,19 +155,29 @@ def sum_over_devices(problem: Problem, value: Array) -> Array:
     return value if problem.shards is None else _psum(value, problem.shards.axes)
 
 
+def of_first_device(problem: Problem, has_it: Array, value: Array) -> Array:
+    """Returns `value` on the first device that has it, 0 on others; for `on_each_device` of `fold`."""
+    if problem.shards is None:
+        return value
+    number = jax.lax.axis_index(problem.shards.axes)
+    first = _pmin(jnp.where(has_it, number, problem.shards.num_devices), problem.shards.axes)
+    return jnp.where(number == first, value, 0)
+
+
 def mean_over_devices(problem: Problem, value: Array) -> Array:
     """Returns the mean of what each device has; for `on_each_device` of `fold`."""
     return sum_over_devices(problem, value) / (problem.num_samples // samples_of_device(problem))
 
 
-def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
+def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Array:
     """Returns ε (count, dim) of the samples start, start + 1, ...; `start` begins a group."""
-    size = problem.groups.size
+    size = problem.group_size
     num_groups = -(-count // size)
     groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
+    key = problem.as_key(key)
 
     def draw_group(group: Array) -> Array:
-        return problem.groups.draw(jax.random.fold_in(key, group), problem.dtype)
+        return problem.draw(inputs[2:], jax.random.fold_in(key, group))
 
     eps = (
         jax.vmap(draw_group)(groups)
@@ -156,12 +185,6 @@ def draw(problem: Problem, key: Any, start: Array, count: int) -> Array:
         else jax.lax.map(draw_group, groups)
     )
     return eps.reshape(num_groups * size, problem.dim)[:count]
-
-
-def draw_one(problem: Problem, key: Any, index: Array) -> Array:
-    """Returns ε (dim,) of sample `index`."""
-    size = problem.groups.size
-    return draw(problem, key, index // size * size, size)[index % size]
 
 
 def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:
@@ -180,12 +203,11 @@ def over_samples(problem: Problem, function: Callable[..., Any], *arrays: Array)
 
 
 def value_at_input(problem: Problem, inputs: Inputs) -> Array:
-    """Returns `at_input` · f(x), (num_values,), without evaluating f where the share is 0."""
-    share = problem.baseline.at_input
-    if share == 0:
+    """Returns f(x) (num_values,), constant; zeros where the baseline does not ask for it."""
+    if problem.at_input is None:
         return jnp.zeros(problem.num_values, problem.dtype)
     x, _, *args = inputs
-    return jax.lax.stop_gradient(share * problem.fun(x, tuple(args)))
+    return jax.lax.stop_gradient(problem.fun(x, tuple(args)))
 
 
 def in_groups(rows: Array, size: int) -> Array:

@@ -1,11 +1,18 @@
-"""Which devices share the samples of `smooth`, and whether they can."""
+"""Which devices share the samples of `smooth`, whether they can, and arrays on meshes of explicit axes."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from esjax._sampling import Shards
+
+_spec: Any = jax.sharding.PartitionSpec  # JAX gives these three no types
+_reshard: Any = jax.sharding.reshard
+_shape: Any = jax.ShapeDtypeStruct
 
 
 def shards(sharding: Any) -> Shards:
@@ -62,3 +69,57 @@ def check_axes(shards: Shards | None, arrays: dict[str, Any]) -> None:
                 "sharding, make the mesh by jax.make_mesh(shape, names, "
                 "axis_types=(jax.sharding.AxisType.Auto,) * len(names))"
             )
+
+
+# --- arrays on explicit axes -------------------------------------------------------------------------
+
+
+def explicit_mesh(tree: Any) -> Any:
+    """Returns the mesh of explicit axes that an array of `tree` is placed on, None where none is."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree))
+    return next((mesh for mesh in meshes if jax.sharding.AxisType.Explicit in mesh.axis_types), None)
+
+
+def automatic(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls `function`; where arrays are placed on explicit axes, as a program that JAX itself spreads.
+
+    Inside, placements are no part of types: what is flattened, joined or scanned need not say where it goes.
+    What comes out is on every device; a derivative is placed as the argument is.
+    """
+    mesh = explicit_mesh(args)
+    if mesh is None:
+        return function(*args)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(function, out_sharding=_spec())(*args)
+
+
+def shape_of(shapes: Callable[..., Any], *args: Any) -> Any:
+    """Returns `shapes(*args)`, a pytree of `jax.ShapeDtypeStruct`, as if no array were placed anywhere.
+
+    (Only where one is placed on explicit axes are known values then not looked at.)
+    """
+    if explicit_mesh(args) is None:
+        return shapes(*args)
+    like = jax.tree.map(lambda leaf: _shape(jnp.shape(leaf), jnp.result_type(leaf)), args)
+    return jax.eval_shape(lambda *args: jax.tree.map(jnp.zeros_like, shapes(*args)), *like)
+
+
+def by_batch(function: Callable[..., Any], options: tuple[Any, ...], batch_ndim: int, *arrays: Any) -> Any:
+    """Returns `function(*options, *arrays)`, batched over `batch_ndim` leading axes of the arrays.
+
+    Where the first of them is placed along explicit axes of the batch, each device has its own examples and
+    what comes out is placed likewise; nothing but other axes of the arrays is gathered.
+    """
+    if explicit_mesh(arrays) is None:
+        return function(*options, *arrays)
+    return _by_device(function, options, batch_ndim, *arrays)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_device(function: Callable[..., Any], options: tuple[Any, ...], batch_ndim: int, *arrays: Any) -> Any:
+    mesh, spec = explicit_mesh(arrays), _spec(*jax.typeof(arrays[0]).sharding.spec[:batch_ndim])
+    function = partial(function, *options)
+    if all(axes is None for axes in spec):
+        return automatic(function, *arrays)
+    placed = [_reshard(array, jax.sharding.NamedSharding(mesh, spec)) for array in arrays]
+    return jax.shard_map(function, mesh=mesh, in_specs=(spec,) * len(placed), out_specs=spec)(*placed)

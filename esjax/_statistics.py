@@ -1,5 +1,6 @@
 """The report on a gradient, from the values of its samples and their noise, drawn once more."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,21 +22,26 @@ _TINY = 1e-30
 def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     """Returns the report on the gradient in x that the samples give; no derivative goes through it.
 
-    The gradient is a sum over independent groups j of a sampler, ĝ = Σ_j g_j / N: its variance is that
-    of their mean, J / (J − 1) · (Σ_j ‖g_j‖² − ‖Σ_j g_j‖² / J) / N².
+    The gradient is a sum over independent groups j of a sampler, ĝ = G / N, G = Σ_j g_j, whose shares
+    p_j = n_j / N of the samples kept may differ. Of what each has beyond its share, the mean square is
+
+        E Σ_j ‖g_j − p_j G‖² = N² error² (1 − Σ_j p_j²)
+
+    where the variance of g_j is as n_j; the value's error is made likewise.
     """
     inputs, saved = jax.lax.stop_gradient((inputs, saved))
-    weights = _sums.weights(problem, saved)
+    weights = _sums.weights(problem, inputs, saved)
     num_kept = saved.kept.sum()
+    shares = _sampling.in_groups(saved.kept, problem.group_size).sum(1) / num_kept
+    several = shares.max() < 1
+    between = jnp.where(several, 1 / jnp.where(several, 1 - (shares**2).sum(), 1), jnp.nan)
     mean = _sums.mean(saved)
     centred = (saved.values - mean[None]) * saved.kept[:, None]
-    group_totals = _sampling.in_groups(centred, problem.groups.size).sum(1)
-    num_groups = _sampling.in_groups(saved.kept, problem.groups.size).any(1).astype(problem.dtype).sum()
-    total, squares = _gradient_sums(problem, key, inputs, weights)
+    group_totals = _sampling.in_groups(centred, problem.group_size).sum(1)
+    total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept)
     at_input = _sums.block_at_input(problem, inputs, saved)
     sizes = jnp.sqrt((weights**2).sum(1))
     changed = (_differ(saved.values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
-    between = jnp.where(num_groups > 1, num_groups / (num_groups - 1), jnp.nan)
     return Report(
         num_samples=jnp.asarray(problem.num_samples, problem.dtype),
         num_discarded=problem.num_samples - num_kept,
@@ -44,7 +50,7 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
         bias=jnp.linalg.norm(mean - at_input),
         value_error=jnp.sqrt((group_totals**2).sum() * between) / num_kept,
         gradient_norm=jnp.linalg.norm(total) / num_kept,
-        gradient_error=jnp.sqrt(jnp.maximum(squares - (total**2).sum() / num_groups, 0) * between) / num_kept,
+        gradient_error=jnp.sqrt(jnp.maximum(squares, 0) * between) / num_kept,
     )
 
 
@@ -54,21 +60,35 @@ def _differ(values: Array, at_input: Array) -> Array:
     return (values != at_input) & ~(jnp.abs(values - at_input) <= rounding)
 
 
-def _gradient_sums(problem: Problem, key: Any, inputs: Inputs, weights: Array) -> tuple[Array, Array]:
-    """Returns Σ_j g_j (m, dim) and Σ_j ‖g_j‖² (), with g_j = Σ_{n in j} w_n s(ε_n) / σ."""
-    size = problem.groups.size
-    sigma = jnp.broadcast_to(inputs[1], (problem.dim,))[None]
+def _gradient_sums(
+    problem: Problem, key: Any, inputs: Inputs, weights: Array, kept: Array
+) -> tuple[Array, Array]:
+    """Returns G = Σ_j g_j (m, dim) and Σ_j ‖g_j − p_j G‖² (), with g_j = Σ_{n in j} w_n s(ε_n) / σ."""
+    size, num_kept = problem.group_size, kept.sum()
+    x, sigma, *_ = inputs
+    sigma = jnp.broadcast_to(sigma, (problem.dim,))[None]
+    is_fixed = jnp.isinf(x)[None]
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
-        total, squares = carry
-        eps = _sampling.draw(problem, key, start, count)
-        scores = problem.noise.score(eps) / sigma
+        total, shared, squares, square_shares = carry
+        eps = _sampling.draw(problem, key, inputs, start, count)
+        scores = jnp.where(is_fixed, 0, problem.score(inputs[2:], eps) / sigma)
         chunk = jax.lax.dynamic_slice_in_dim(weights, start, count)
+        share = _sampling.in_groups(jax.lax.dynamic_slice_in_dim(kept, start, count), size).sum(1) / num_kept
+        of_sample = jnp.repeat(share, size)[:count, None]
         squared = _squared_sum(*(_sampling.in_groups(rows, size) for rows in (chunk, scores)))
-        return (total + matmul(chunk.T, scores), squares + squared), None
+        return (
+            total + matmul(chunk.T, scores),
+            shared + matmul((chunk * of_sample).T, scores),
+            squares + squared,
+            square_shares + (share**2).sum(),
+        ), None
 
-    carry = jnp.zeros((problem.num_values, problem.dim), problem.dtype), jnp.zeros((), problem.dtype)
-    return _sampling.fold(problem, step, carry)[0]
+    zeros = partial(_sampling.zeros, problem, key)
+    matrix = zeros(problem.num_values, problem.dim)
+    sums, _ = _sampling.fold(problem, step, (matrix, matrix, zeros(), zeros()))
+    total, shared, squares, square_shares = sums
+    return total, squares - 2 * (total * shared).sum() + square_shares * (total**2).sum()
 
 
 def _squared_sum(weights: Array, scores: Array) -> Array:

@@ -4,12 +4,13 @@ Blocks with one value and an affine baseline are summed in one pass, in which no
 drawn again. Others keep their N × num_values values, and draw the noise again for the gradients.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from esjax import _sampling
+from esjax import _mapping, _sampling
 from esjax._products import matmul
 from esjax._sampling import Inputs, Problem
 
@@ -24,21 +25,44 @@ class Values(NamedTuple):
     Attributes:
         values: (num_samples, num_values), 0 where discarded.
         kept: (num_samples,) 1 or, where discarded, 0.
-        at_input: (num_values,), the baseline's share of f(x).
+        at_input: f(x) (num_values,), where the baseline asks for it.
+        sound: ε (dim,) of a sample that was kept, where some may be discarded, else (0,).
     """
 
     values: Array
     kept: Array
     at_input: Array
+    sound: Array
 
 
 def one_pass(problem: Problem) -> bool:
-    """Whether the gradients can be summed while f is evaluated."""
-    affine = problem.discard is None and problem.baseline.transform is None
-    return problem.num_values == 1 and affine and not problem.informed
+    """Whether the gradients can be summed while f is evaluated.
+
+    (Not where one is a sum over devices, of which each has a cotangent of its own.)
+    """
+    affine = problem.discard is None and problem.transform is None
+    return problem.num_values == 1 and affine and problem.is_uniform and not problem.informed
 
 
 # --- one value: one pass -----------------------------------------------------------------------------
+
+
+class _Sums(NamedTuple):
+    """What one pass over the samples carries, with weights of the scores around a common offset.
+
+    Attributes:
+        offset: what is taken off all values, ().
+        values: Σ f_n, ().
+        centred: Σ (f_n − offset), ().
+        scores: of x and σ, each (2, size): Σ (f_n − offset − own S_group + rest_n) s_n, and Σ total s_n.
+        args: Σ ∂f_n/∂args.
+    """
+
+    offset: Array
+    values: Array
+    centred: Array
+    scores: list[Any]
+    args: tuple[Any, ...]
 
 
 def value_and_gradients(
@@ -46,78 +70,99 @@ def value_and_gradients(
 ) -> tuple[Array, Gradients]:
     """Returns the mean (1,) and the gradients of a block with one value.
 
-    The weight of a score is f_n − b_n = (f_n − own S_group) − total S, with S = Σ f known only at the
-    end. So two sums are carried: Σ (f_n − own S_group) s_n and Σ total s_n. Where an offset of all
-    values drops out, the mean of a device's first chunk is taken off first, which float32 needs.
+    The weight of a score is f_n − b_n = (f_n − own S_group) − total S − share f(x), with S = Σ f known only
+    at the end. So two sums are carried: Σ (f_n − own S_group) s_n and Σ total s_n. An offset is taken off all
+    values, which float32 needs: f(x) where the baseline has a share of it, else, where an offset drops out,
+    the mean of a device's first chunk.
     """
-    centred = _averages(problem)
-    at_input = _sampling.value_at_input(problem, inputs)[0]
+    f_x = _sampling.value_at_input(problem, inputs)[0]
+    centres = problem.averages and problem.at_input is None
 
-    def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
-        offset, value_sum, centred_sum, score_sums, args_sums = carry
-        eps = _sampling.draw(problem, key, start, count)
+    def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
+        eps = _sampling.draw(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
         values, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
         values = values[:, 0]
-        value_sum = value_sum + values.sum()
         is_first = start % _sampling.samples_of_device(problem) == 0
-        offset = jnp.where(is_first, values.mean(), offset) if centred else offset
-        values = values - offset
-        own, total = _chunk_coefficients(problem, count)
-        own_part = values - own * _sampling.group_sums(values, problem.groups.size)
+        offset = jnp.where(is_first, values.mean(), sums.offset) if centres else sums.offset
+        centred = values - offset
+        in_group = _sampling.group_sums(jnp.ones(count, problem.dtype), problem.group_size)
+        own, total = _coefficients(problem, inputs, in_group, problem.num_samples)
+        rest = _rest(problem, inputs, own, total, in_group, problem.num_samples)
+        own_part = centred - own * _sampling.group_sums(centred, problem.group_size) + rest * f_x
         weights = jnp.stack([own_part, total])
         scores = _scores(problem, wanted, inputs, eps)
-        score_sums = jax.tree.map(lambda carried, s: carried + matmul(weights, s), score_sums, scores)
-        args_sums = jax.tree.map(jnp.add, args_sums, in_args)
-        return (offset, value_sum, centred_sum + values.sum(), score_sums, args_sums), None
+        return _Sums(
+            offset=offset,
+            values=sums.values + values.sum(),
+            centred=sums.centred + centred.sum(),
+            scores=jax.tree.map(lambda carried, s: carried + matmul(weights, s), sums.scores, scores),
+            args=jax.tree.map(jnp.add, sums.args, in_args),
+        ), None
 
-    def with_total(carry: Any) -> Any:
+    def with_total(sums: _Sums) -> Any:
         """Puts S in, and a common offset in place of each device's: 1 − own size_group = N total."""
-        offset, value_sum, centred_sum, score_sums, args_sums = carry
-        moved = offset - _sampling.mean_over_devices(problem, offset) if centred else 0
-        centred_sum = centred_sum + moved * _sampling.samples_of_device(problem)
-        factor = moved * problem.num_samples - _sampling.sum_over_devices(problem, centred_sum)
-        return value_sum, jax.tree.map(lambda sums: sums[0] + factor * sums[1], score_sums), args_sums
+        moved = sums.offset - _sampling.mean_over_devices(problem, sums.offset) if centres else 0
+        centred = sums.centred + moved * _sampling.samples_of_device(problem)
+        factor = moved * problem.num_samples - _sampling.sum_over_devices(problem, centred)
+        return sums.values, jax.tree.map(lambda s: s[0] + factor * s[1], sums.scores), sums.args
 
-    zero = jnp.zeros((), problem.dtype)
-    score_zeros = _score_zeros(problem, wanted, inputs, rows=(2,))
-    carry = (at_input, zero, zero, score_zeros, _args_zeros(wanted, inputs))
-    (value_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, carry, with_total)
+    zero = _sampling.zeros(problem, key)
+    score_zeros = _score_zeros(problem, wanted, key, inputs, rows=(2,))
+    nothing = _Sums(zero + f_x, zero, zero, score_zeros, _args_zeros(wanted, inputs))
+    (value_sum, score_sums, args_sums), _ = _sampling.fold(problem, step, nothing, with_total)
     return value_sum[None] / problem.num_samples, _gradients(
         inputs, score_sums, args_sums, problem.num_samples
     )
 
 
-def _averages(problem: Problem) -> bool:
-    """Whether each b_n is an average of values, so that an offset of all values drops out."""
-    size = problem.groups.size
-    own, total = problem.baseline.coefficients(size, problem.num_samples)
-    return problem.baseline.at_input == 0 and abs(own * size + total * problem.num_samples - 1) < 1e-9
+def _coefficients(problem: Problem, inputs: Inputs, in_group: Array, in_all: Any) -> tuple[Array, Array]:
+    """Returns the baseline's `(own, total)` of samples whose groups have `in_group`, all (count,)."""
+    own, total = problem.coefficients(inputs[2:], in_group, jnp.full_like(in_group, in_all))
+    return jnp.broadcast_to(own, in_group.shape), jnp.broadcast_to(total, in_group.shape)
 
 
-def _chunk_coefficients(problem: Problem, count: int) -> tuple[Array, Array]:
-    """Returns the baseline's `(own, total)`, each (count,), for samples that begin with a whole group."""
-    in_group = _sampling.group_sums(jnp.ones(count, problem.dtype), problem.groups.size)
-    in_all = jnp.full(count, problem.num_samples, problem.dtype)
-    own, total = problem.baseline.coefficients(in_group, in_all)
-    return jnp.broadcast_to(own, count), jnp.broadcast_to(total, count)
+def _rest(problem: Problem, inputs: Inputs, own: Array, total: Array, in_group: Array, in_all: Any) -> Any:
+    """Returns how much of f(x) is in f_n − b_n, beside sums of f − f(x): 0 where b_n is an average.
+
+        f_n − own S_group − total S − share f(x) = (f_n − f(x)) − own S'_group − total S' + rest f(x)
+
+    with S' the sums of f − f(x), so rest = 1 − share − own size_group − total N.
+    """
+    if problem.at_input is None:
+        return jnp.zeros_like(own)
+    return 1 - problem.at_input(inputs[2:]) - own * in_group - total * in_all
 
 
 # --- several values, discarded ones, ranks: two passes -----------------------------------------------
 
 
+class _Found(NamedTuple):
+    """Whether a sample was kept so far, (), and its ε (dim,)."""
+
+    any: Array
+    eps: Array
+
+
 def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Values]:
     """Returns the mean (num_values,) over the samples kept, and the values of all."""
 
-    def step(carry: None, start: Array, count: int) -> tuple[None, Array]:
-        eps = _sampling.draw(problem, key, start, count)
-        return carry, _sampling.evaluate(problem, inputs, eps)
+    def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
+        eps = _sampling.draw(problem, key, inputs, start, count)
+        values = _sampling.evaluate(problem, inputs, eps)
+        kept = keep(problem, inputs, values)
+        if problem.discard is not None:
+            eps = jnp.where(found.any, found.eps, eps[kept.argmax().astype(jnp.int32)])
+            found = _Found(found.any | kept.any(), eps)
+        return found, (jnp.where(kept[:, None] > 0, values, 0), kept)
 
-    _, values = _sampling.fold(problem, step, None)
-    kept = keep(problem, inputs, values)
-    values = jnp.where(kept[:, None] > 0, values, 0)
-    at_input = _sampling.value_at_input(problem, inputs)
-    saved = Values(values, kept, at_input)
+    def common(found: _Found) -> Array:
+        return _sampling.of_first_device(problem, found.any, found.eps)
+
+    size = 0 if problem.discard is None else problem.dim
+    nothing = _Found(_mapping.varying_like(jnp.zeros((), bool), key), _sampling.zeros(problem, key, size))
+    sound, (values, kept) = _sampling.fold(problem, step, nothing, common)
+    saved = Values(values, kept, _sampling.value_at_input(problem, inputs), sound)
     return mean(saved), saved
 
 
@@ -128,69 +173,73 @@ def mean(saved: Values) -> Array:
 
 def block_at_input(problem: Problem, inputs: Inputs, saved: Values) -> Array:
     """Returns f(x) (num_values,), evaluating it only where the baseline did not."""
-    share = problem.baseline.at_input
     x, _, *args = inputs
-    return problem.fun(x, tuple(args)) if share == 0 else saved.at_input / share
+    return problem.fun(x, tuple(args)) if problem.at_input is None else saved.at_input
 
 
 def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:
     """Returns (count,) 1 for each row of values (count, num_values) to keep, 0 for one to leave out."""
     if problem.discard is None:
         return jnp.ones(values.shape[0], problem.dtype)
-    _, _, *args = inputs
-    return 1 - jax.vmap(problem.discard, (0, None))(values, tuple(args)).astype(problem.dtype)
+    is_faulty = jax.vmap(partial(problem.discard, inputs[2:]))(values)
+    return 1 - is_faulty.astype(problem.dtype)
 
 
-def kept_samples(problem: Problem, key: Any, eps: Array, kept: Array, saved: Values) -> Array:
+def kept_samples(problem: Problem, eps: Array, kept: Array, saved: Values) -> Array:
     """Puts the ε of a sample that was kept in place of those that were not.
 
     Their values are given no weight, but 0 times the derivative of a faulty one may be NaN.
     """
-    if problem.discard is None:
-        return eps
-    sound = _sampling.draw_one(problem, key, saved.kept.argmax().astype(jnp.int32))
-    return jnp.where(kept[:, None] > 0, eps, sound[None])
+    return eps if problem.discard is None else jnp.where(kept[:, None] > 0, eps, saved.sound[None])
 
 
-def weights(problem: Problem, saved: Values) -> Array:
+def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
     """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
-    values, kept, at_input = saved
-    in_group = _sampling.group_sums(kept, problem.groups.size)
+    values, kept, f_x, _ = saved
+    in_group = _sampling.group_sums(kept, problem.group_size)
     alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
-    offset = at_input
-    if _averages(problem):
-        offset = jnp.where(alone.any(), 0, values.sum(0) / kept.sum())
-    values = values - offset[None]
-    if problem.baseline.transform is not None:
-        values = jax.vmap(problem.baseline.transform, in_axes=(1, None), out_axes=1)(values, kept)
+    own, total = (jnp.where(alone, 0, c) for c in _coefficients(problem, inputs, in_group, kept.sum()))
+    if problem.transform is not None:
+        transform = partial(problem.transform, inputs[2:])
+        values = jax.vmap(transform, in_axes=(1, None), out_axes=1)(values, kept)
+        rest = jnp.zeros_like(own) if problem.at_input is None else -problem.at_input(inputs[2:]) * kept
+    else:
+        values = values - _offset(problem, saved, alone)[None]
+        rest = _rest(problem, inputs, own, total, in_group, kept.sum())
     values = jnp.where(kept[:, None] > 0, values, 0)
-    coefficients = problem.baseline.coefficients(in_group, jnp.full_like(in_group, kept.sum()))
-    own, total = (jnp.where(alone, 0, c)[:, None] for c in coefficients)
-    baseline = own * _sampling.group_sums(values, problem.groups.size) + total * values.sum(0)[None]
-    return jnp.where(kept[:, None] > 0, values - baseline, 0)
+    sums = _sampling.group_sums(values, problem.group_size)
+    baselines = own[:, None] * sums + total[:, None] * values.sum(0)[None] - rest[:, None] * f_x[None]
+    return jnp.where(kept[:, None] > 0, values - baselines, 0)
+
+
+def _offset(problem: Problem, saved: Values, alone: Array) -> Array:
+    """Returns what is taken off all values (num_values,) before they are compared, which float32 needs."""
+    if problem.at_input is not None or not problem.averages:
+        return saved.at_input
+    return jnp.where(alone.any(), 0, saved.values.sum(0) / saved.kept.sum())
 
 
 def gradients_from_values(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
-    score_weights = matmul(weights(problem, saved), cotangent)
+    score_weights = matmul(weights(problem, inputs, saved), cotangent)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
-        eps = _sampling.draw(problem, key, start, count)
+        eps = _sampling.draw(problem, key, inputs, start, count)
         chunk = jax.lax.dynamic_slice_in_dim(score_weights, start, count)
         scores = _scores(problem, wanted, inputs, eps)
         score_sums = jax.tree.map(lambda carried, s: carried + matmul(chunk, s), score_sums, scores)
         if any(wanted[2:]):
             kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]
-            eps = kept_samples(problem, key, eps, kept, saved)
+            eps = kept_samples(problem, eps, kept, saved)
             _, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
 
-    carry = (_score_zeros(problem, wanted, inputs, rows=()), _args_zeros(wanted, inputs))
+    carry = (_score_zeros(problem, wanted, key, inputs, rows=()), _args_zeros(wanted, inputs))
     (score_sums, args_sums), _ = _sampling.fold(problem, step, carry)
     return _gradients(inputs, score_sums, args_sums, saved.kept.sum())
 
@@ -202,30 +251,32 @@ def _scores(problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array) -> lis
     """Returns the scores of x and σ times σ, each (count, size), None where not wanted.
 
     In x: s(ε). In σ: s(ε) ε − 1, where the −1 comes from the density's normaliser 1/σ; summed over
-    the coordinates that share one σ.
+    the coordinates that share one σ, but those of infinite x, where σ perturbs nothing.
     """
-    sigma = inputs[1]
-    in_x = problem.noise.score(eps)
-    in_sigma = in_x * eps - 1
+    x, sigma, *_ = inputs
+    in_x = problem.score(inputs[2:], eps)
+    in_sigma = jnp.where(jnp.isinf(x)[None], 0, in_x * eps - 1)
     in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
     return [in_x if wanted[0] else None, in_sigma if wanted[1] else None]
 
 
-def _score_zeros(problem: Problem, wanted: Wanted, inputs: Inputs, *, rows: tuple[int, ...]) -> list[Any]:
-    sizes = [leaf.size if want else None for leaf, want in zip(inputs[:2], wanted[:2], strict=True)]
-    return [None if size is None else jnp.zeros((*rows, size), problem.dtype) for size in sizes]
+def _score_zeros(
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, *, rows: tuple[int, ...]
+) -> list[Any]:
+    pairs = zip(inputs[:2], wanted[:2], strict=True)
+    return [_sampling.zeros(problem, key, *rows, leaf.size) if want else None for leaf, want in pairs]
 
 
 def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:
     pairs = zip(inputs[2:], wanted[2:], strict=True)
-    return tuple(jnp.zeros_like(leaf) if want else None for leaf, want in pairs)
+    return tuple(_mapping.varying_like(jnp.zeros_like(leaf), leaf) if want else None for leaf, want in pairs)
 
 
 def _gradients(inputs: Inputs, score_sums: list[Any], args_sums: tuple[Any, ...], count: Any) -> Gradients:
     """Turns the sums over `count` samples into means, and the scores times σ into gradients."""
     x, sigma, *_ = inputs
     in_x, in_sigma = jax.tree.map(lambda sums: sums / count, score_sums)
-    in_x = None if in_x is None else (in_x / sigma).astype(x.dtype)
+    in_x = None if in_x is None else jnp.where(jnp.isinf(x), 0, in_x / sigma).astype(x.dtype)
     in_sigma = None if in_sigma is None else in_sigma.reshape(sigma.shape) / sigma
     return in_x, in_sigma, *jax.tree.map(lambda sums: (sums / count).astype(sums.dtype), args_sums)
 
@@ -243,7 +294,7 @@ def _values_and_args_gradients(
         return _sampling.evaluate(problem, join(args_wanted, chosen, rest), eps)
 
     values, vjp = jax.vjp(values_of, chosen)
-    return values, spread(args_wanted, vjp(cotangents)[0])[2:]
+    return values, spread(args_wanted, vjp(_mapping.varying_like(cotangents, values))[0])[2:]
 
 
 # --- some of a tuple ---------------------------------------------------------------------------------

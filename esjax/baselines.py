@@ -55,9 +55,13 @@ def _leave_one_out(in_group: Any, in_all: Any) -> tuple[Any, Any]:
 
 def _centered_ranks(values: Array, kept: Array) -> Array:
     ordered = jnp.sort(jnp.where(kept > 0, values, jnp.inf))
-    left, right = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    rank = (left + right - 1).astype(values.dtype) / 2
-    return jnp.where(jnp.isnan(values), values, rank / (kept.sum() - 1) - 0.5)
+    count = kept.sum()
+    below, up_to = (
+        jnp.minimum(jnp.searchsorted(ordered, values, side=side).astype(values.dtype), count)
+        for side in ("left", "right")  # of those left out, which are sorted as infinite, none is counted
+    )
+    rank = (below + up_to - count) / 2  # from −(count − 1) / 2 to (count − 1) / 2
+    return jnp.where(jnp.isnan(values), values, rank / jnp.maximum(count - 1, 1))
 
 
 none = Baseline()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import _exact_scores, _flatten, _laws, _mapping, exact
+from esjax import _exact_scores, _flatten, _laws, _mapping, _sharding, exact
 from esjax import noise as _noise
 from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma, known
 from esjax._decision_estimators import Block, Estimator, enumeration, local_expectation, score
@@ -86,7 +86,7 @@ def ranking(x: Array, sigma: Array, noise: _noise.Noise | None = None, *, k: int
         ValueError: `noise` is another, x is no floating (..., n) of finite scores, n ≥ 2, σ does not fit,
             or `k` is out of range.
     """
-    if noise is not None and noise is not _noise.gumbel:
+    if noise is not None and noise != _noise.gumbel:
         raise ValueError(f"noise={noise!r} has no known law of rankings; use esjax.noise.gumbel, or None")
     x = as_array("x", x)
     if x.ndim < 1 or x.shape[-1] < 2:
@@ -174,18 +174,24 @@ def smooth_decisions(
     def program(treedef: Any, shapes: tuple[Any, ...], key: Any, x: Array, sigma: Array, *args: Any) -> Any:
         num_values = sum(shape.size for shape in shapes)
 
-        def block(decisions: Array) -> Array:
-            return _flatten.flatten(fun(decisions, *args), x.dtype)
+        def estimate(key: Any, x: Array, sigma: Array, *args: Any) -> Any:
+            def block(decisions: Array) -> Array:
+                return _flatten.flatten(fun(decisions, *args), x.dtype)
 
-        at_once = chunk_size or max(_mapping.floats_at_once() // max(x.size, num_values), 1)
-        values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
-        return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
+            at_once = chunk_size or max(_mapping.floats_at_once() // max(x.size, num_values), 1)
+            values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
+            return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
+
+        return _sharding.automatic(estimate, key, x, sigma, *args)
+
+    def shape_of_values(key: Any, x: Array, sigma: Array, args: Any) -> Any:
+        return _shape_of_values(fun, _decided(decision, noise, key, x, sigma), args)
 
     def smoothed(key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         check_key(key)
         x, sigma = _scores(x), _scale(default_sigma if sigma is None else sigma)
         _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
-        shape = _shape_of_values(fun, _decided(decision, noise, key, x, sigma), args)
+        shape = _sharding.shape_of(shape_of_values, key, x, sigma, args)
         dtype = _flatten.accumulator_dtype((x, shape))
         shapes, treedef = jax.tree.flatten(shape)
         return program(treedef, tuple(shapes), key, x.astype(dtype), sigma.astype(dtype), *args)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import _exact, _exact_top_k
+from esjax import _exact, _exact_top_k, _sharding
 from esjax import _exact_scores as _scores
 from esjax import noise as _noise
 from esjax._check import known
@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 Array = jax.Array
+
+
+def _by_example(function: Any, options: tuple[Any, ...], scores: Array, *others: Array) -> Array:
+    return _sharding.by_batch(function, options, scores.ndim - 1, scores, *others)
 
 
 def argmax_probs(
@@ -69,7 +73,8 @@ def argmax_probs(
     """
     logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_noise(noise, ("normal", "gumbel"))
-    return _argmax_probs(noise, num_nodes, scores, sigma).astype(logits.dtype)
+    probs = _by_example(_argmax_probs, (noise, num_nodes), scores, sigma)
+    return probs.astype(logits.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -77,7 +82,7 @@ def _argmax_probs(noise: _noise.Noise, num_nodes: int | None, scores: Array, sig
     finite = jnp.isfinite(scores)
     largest = jnp.where(finite, scores, -jnp.inf).max(-1, keepdims=True)
     s = _scores.standardized(scores, largest, finite, sigma)
-    if noise is _noise.gumbel:
+    if noise == _noise.gumbel:
         probs = jax.nn.softmax(jnp.where(finite | ~finite.any(-1, keepdims=True), s, -jnp.inf), -1)
     else:
         probs = _exact.argmax_probs(num_nodes, s)
@@ -116,14 +121,15 @@ def accuracy(
     logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_noise(noise, ("normal", "gumbel"))
     labels = _scores.check_labels(labels, scores)
-    return _accuracy(noise, num_nodes, scores, labels, sigma).astype(logits.dtype)
+    probs = _by_example(_accuracy, (noise, num_nodes), scores, labels, sigma)
+    return probs.astype(logits.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _accuracy(
     noise: _noise.Noise, num_nodes: int | None, scores: Array, labels: Array, sigma: Array
 ) -> Array:
-    if noise is _noise.gumbel:
+    if noise == _noise.gumbel:
         probs = _scores.own(_argmax_probs(noise, None, scores, sigma), labels)
     else:
         probs = _exact.win(num_nodes, _scores.leads(scores, labels, sigma))
@@ -154,7 +160,8 @@ def top_k_probs(logits: Any, k: int, sigma: Any, *, num_nodes: int | None = None
     """
     logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _scores.check_k(k, scores)
-    return _top_k_probs(k, num_nodes, scores, sigma).astype(logits.dtype)
+    probs = _by_example(_top_k_probs, (k, num_nodes), scores, sigma)
+    return probs.astype(logits.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -188,7 +195,8 @@ def top_k_accuracy(logits: Any, labels: Any, k: int, sigma: Any, *, num_nodes: i
     logits, scores, sigma = _scores.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     labels = _scores.check_labels(labels, scores)
     _scores.check_k(k, scores)
-    return _top_k_accuracy(k, num_nodes, scores, labels, sigma).astype(logits.dtype)
+    probs = _by_example(_top_k_accuracy, (k, num_nodes), scores, labels, sigma)
+    return probs.astype(logits.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -226,9 +234,9 @@ def threshold_probs(
         raise ValueError(f"threshold={wrong} must be finite; use a number in the units of x")
     finite = jnp.isfinite(scores)
     a = jnp.where(finite, (jnp.where(finite, scores, 0) - threshold) / sigma, 0)
-    if noise is _noise.normal:
+    if noise == _noise.normal:
         probs = jax.scipy.special.ndtr(a)
-    elif noise is _noise.logistic:
+    elif noise == _noise.logistic:
         probs = jax.nn.sigmoid(a)
     else:
         probs = -jnp.expm1(-jnp.exp(jnp.minimum(a, _exact.FAR) - np.euler_gamma))

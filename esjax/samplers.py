@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import _random, _sobol
+from esjax import _mapping, _random, _sobol
 from esjax._check import check_count
 from esjax._products import matmul
 from esjax.noise import Noise, normal
@@ -93,7 +93,7 @@ def orthogonal(num_samples: int, dim: int, noise: Noise) -> Groups:
     are two to compare, and at most 2¹⁶ numbers: making n directions orthogonal takes O(n² D).
     """
     _check(num_samples, dim, noise)
-    size = min(dim, _half(num_samples, dim))
+    size = max(min(dim, _half(num_samples, dim)), 1)
 
     def draw(key: Any, dtype: Any) -> Array:
         return _from_normal(noise, _orthogonal_normal(key, size, dim, dtype))
@@ -233,7 +233,8 @@ def _solve_in_turn(upper: Array, right: Array) -> Array:
         return jax.lax.dynamic_update_index_in_dim(found, found_row, index, 0), None
 
     items = jnp.arange(len(upper), dtype=jnp.int32), upper, right
-    return jax.lax.scan(step, jnp.zeros_like(right), items, reverse=True)[0]
+    nothing = _mapping.varying_like(jnp.zeros_like(right), right)
+    return jax.lax.scan(step, nothing, items, reverse=True)[0]
 
 
 def _from_normal(noise: Noise, z: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from esjax import _flatten
+from esjax import _flatten, _random
 from esjax._check import as_array, check_count, check_key, check_positive
 from esjax.smoothing import smooth
 
@@ -219,9 +219,9 @@ def calibrate(
     elif not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise TypeError(f"optimizer={optimizer!r} has no init and update; give one of Optax")
     at_x = fun(x, *args)
-    keys = jax.random.split(key, num_repeats)
+    keys, as_key = _random.data_of(jax.random.split(key, num_repeats))  # the same for every candidate
 
-    def trial(key: Any, sigma: Array) -> Array:
+    def trial(data: Array, sigma: Array) -> Array:
         """Returns f at the end of a descent."""
 
         def step(at: tuple[Any, Any], key: Any) -> Any:
@@ -230,12 +230,12 @@ def calibrate(
             change, state = optimizer.update(gradient, state, x)
             return (jax.tree.map(jnp.add, x, change), state), None
 
-        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), jax.random.split(key, num_steps))
+        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), jax.random.split(as_key(data), num_steps))
         return fun(last, *args)
 
-    def at_start(key: Any, sigma: Array) -> tuple[Array, Array, Array]:
+    def at_start(data: Array, sigma: Array) -> tuple[Array, Array, Array]:
         """Returns F̂, ‖ĝ‖² less its error², and error²."""
-        value, report = smoothed.with_info(key, x, *args, sigma=sigma)
+        value, report = smoothed.with_info(as_key(data), x, *args, sigma=sigma)
         noise = report.gradient_error**2
         return value, report.gradient_norm**2 - noise, noise
 

@@ -4,21 +4,34 @@ This file turns pytrees into vectors and refuses wrong options; the sums are in 
 rules in `_estimator`.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from esjax import _control, _estimator, _flatten, _mapping, _sharding, baselines, noise, samplers
+from esjax import (
+    _control,
+    _estimator,
+    _flatten,
+    _mapping,
+    _options,
+    _random,
+    _sharding,
+    baselines,
+    noise,
+    samplers,
+)
 from esjax._check import check_count, check_key, check_num_samples, check_sigma
-from esjax._sampling import Problem, Shards
+from esjax._hoisting import hoisted
+from esjax._options import Options
+from esjax._sampling import Args, Problem
 from esjax.diagnostics import Report
 
 Array = jax.Array
+
+_FLOATING = "convert it with .astype(jnp.float32), or pass it in args"
 
 
 def smooth(
@@ -96,8 +109,8 @@ def smooth(
     num_samples = check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     shards = None if sharding is None else _sharding.shards(sharding)
-    options = _Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
-    _check_options(fun, options, sigma, control)
+    options = Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
+    _options.check(fun, options, sigma, control)
     if control is None:
         return Smoothed(partial(_estimate, fun, options), sigma, num_samples)
 
@@ -157,175 +170,99 @@ def _program(
     return estimate(informed, key, x, *args, sigma=default if sigma is None else sigma)
 
 
-class _Options(NamedTuple):
-    noise: noise.Noise
-    sampler: samplers.Sampler
-    baseline: baselines.Baseline
-    discard: Callable[[Array], Array] | None
-    num_samples: int
-    chunk_size: int | None
-    shards: Shards | None
-
-
 def _estimate(
-    fun: Callable[..., Any], options: _Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+) -> tuple[Any, Report | None]:
+    """Estimates what `smooth` promises, wherever arrays are placed."""
+    _sharding.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
+    return _sharding.automatic(partial(_estimate_vectors, fun, options, informed), key, x, sigma, *args)
+
+
+def _estimate_vectors(
+    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
 ) -> tuple[Any, Report | None]:
     """Estimates on vectors what `smooth` promises for pytrees."""
-    x = jax.tree.map(_flatten.canonical, x)
-    _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    scales = _flatten.check_sigma_fits(jax.tree.map(_flatten.canonical, sigma), x)
-    block, leaves = _block(fun, options.discard, x, args)
-    dtype = block.dtype
-    dim = sum(leaf.size for leaf in jax.tree.leaves(x))
+    key, x, sigma = jax.tree.map(_flatten.canonical, (_random.consumed(key), x, sigma))
+    _flatten.check_floating(x, "x", _FLOATING)
+    scales = _flatten.check_sigma_fits(sigma, x)
+    data, as_key = _random.data_of(key)
+    data, x, scales, args = _mapping.varying_alike((data, x, scales, args))
+    problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    if _mapping.varies_more(leaves, data):  # what fun or an option closes over does
+        data, x, scales, args = _mapping.varying_like((data, x, scales, args), leaves)
+        problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    vectors = _flatten.flatten(x, problem.dtype), _flatten.flatten_sigma(scales, x, problem.dtype)
+    value, report = _estimator.estimate(problem, data, (*vectors, *leaves))
+    return unflatten(value), jax.lax.stop_gradient(report)
+
+
+def _problem(
+    fun: Callable[..., Any],
+    options: Options,
+    informed: bool,
+    as_key: Callable[[Array], Any],
+    data: Array,
+    x: Any,
+    args: tuple[Any, ...],
+) -> tuple[Problem, Args, Callable[[Array], Any]]:
+    """Returns the problem, the arrays that it takes beside x and σ, and what gives values their structure.
+
+    Whatever traced values `fun` and the options close over are among those arrays, so that a derivative rule
+    may be called where those tracers are not valid. Narrow floating arrays are widened, so that gradients in
+    them are summed, and x is perturbed, in float32.
+    """
+    wide = jax.tree.map(_flatten.widen, x)
+    call, values, fun_consts = hoisted(_flatten.checked("fun", fun), wide, *args)
+    _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
+    dtype = _flatten.accumulator_dtype((wide, values))
+    dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
     groups = options.sampler(options.num_samples, dim, options.noise)
-    _check_groups(options, groups, dim, dtype)
+    _options.check_groups(options, groups)
     _sharding.check_fits(options.shards, options.num_samples, groups.size)
-    _sharding.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
-    evaluated, drawn = _chunks(options, groups.size, max(dim, block.num_values, 1))
+    functions, consts = _options.functions(options, groups, as_key(data), dim, num_values, dtype)
+    leaves, treedef = jax.tree.flatten((args, fun_consts, consts))
+    leaves = [_flatten.canonical(leaf) for leaf in leaves]
+    narrow = _flatten.narrower([leaf.dtype for leaf in leaves])
+    unflatten_x = _flatten.unflattener(wide)
+
+    def block(z: Array, leaves: Args) -> Array:
+        args, consts, _ = jax.tree.unflatten(treedef, narrow(leaves))
+        return _flatten.flatten(call(consts, unflatten_x(z), *args), dtype)
+
+    def of_option(name: str) -> Any:
+        function = getattr(functions, name)
+
+        def with_leaves(leaves: Args, *arrays: Any) -> Any:
+            return function(jax.tree.unflatten(treedef, narrow(leaves))[2][name], *arrays)
+
+        return None if function is None else with_leaves
+
+    is_density = jax.tree.map(lambda _: False, (args, fun_consts, consts))
+    for name in ("draw", "score"):
+        is_density[2][name] = [True] * len(consts[name])
+    evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
     problem = Problem(
         fun=block,
-        noise=options.noise,
-        groups=groups,
-        baseline=options.baseline,
-        discard=block.discard if options.discard is not None else None,
+        **{name: of_option(name) for name in functions._fields},
+        averages=_options.averages(options.baseline, groups.size, options.num_samples),
+        is_uniform=_mapping.vary_alike((data, leaves)),
+        density_args=frozenset((2 + np.flatnonzero(jax.tree.leaves(is_density))).tolist()),
+        as_key=as_key,
+        group_size=groups.size,
         num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
         shards=options.shards,
         informed=informed,
         dim=dim,
-        num_values=block.num_values,
-        dtype=dtype,
-    )
-    vectors = _flatten.flatten(x, dtype), _flatten.flatten_sigma(scales, x, dtype)
-    value, report = _estimator.estimate(problem, _flatten.canonical(key), (*vectors, *leaves))
-    return block.unflatten_values(value), jax.lax.stop_gradient(report)
-
-
-@dataclass(eq=False)
-class _Block:
-    """`fun` and `discard` on vectors: (dim,) or values (num_values,), and a tuple of arrays."""
-
-    fun: Callable[..., Any]
-    discard_of: Callable[..., Any] | None
-    unflatten_x: Callable[[Array], Any]
-    unflatten_values: Callable[[Array], Any]
-    num_values: int
-    dtype: Any
-    treedef: Any  # of the tuple of arrays, and their dtypes
-    dtypes: list[Any]
-
-    def __call__(self, z: Array, leaves: tuple[Array, ...]) -> Array:
-        args, consts, _ = self._narrow(leaves)
-        return _flatten.flatten(self.fun(consts, self.unflatten_x(z), *args), self.dtype)
-
-    def discard(self, values: Array, leaves: tuple[Array, ...]) -> Array:
-        """Whether any of the values (num_values,) is one to discard."""
-        assert self.discard_of is not None
-        _, _, consts = self._narrow(leaves)
-        return self.discard_of(consts, values).any()
-
-    def _narrow(self, leaves: tuple[Array, ...]) -> Any:
-        pairs = zip(leaves, self.dtypes, strict=True)
-        return jax.tree.unflatten(
-            self.treedef, [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in pairs]
-        )
-
-
-def _block(
-    fun: Callable[..., Any], discard: Callable[[Array], Array] | None, x: Any, args: tuple[Any, ...]
-) -> tuple[_Block, tuple[Array, ...]]:
-    """Returns the block, which holds no traced value, and its tuple of arrays.
-
-    Whatever traced values `fun` and `discard` close over are hoisted into that tuple, so that a derivative
-    rule may be called where those tracers are not valid. Its narrow floating arrays are widened, so that
-    their gradients are summed in float32.
-    """
-    fun, values, fun_consts = _flatten.hoisted(_flatten.checked("fun", fun), x, *args)
-    _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
-    dtype = _flatten.accumulator_dtype((x, values))
-    num_values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(values))
-    discard_consts: list[Any] = []
-    if discard is not None:
-        like = jnp.zeros(num_values, dtype)
-        discard, found, discard_consts = _flatten.hoisted(_flatten.checked("discard", discard), like)
-        _check_discarded(found, like)
-    leaves, treedef = jax.tree.flatten((args, fun_consts, discard_consts))
-    leaves = [_flatten.canonical(leaf) for leaf in leaves]
-    block = _Block(
-        fun=fun,
-        discard_of=discard,
-        unflatten_x=_flatten.unflattener(x),
-        unflatten_values=_flatten.unflattener(values),
         num_values=num_values,
         dtype=dtype,
-        treedef=treedef,
-        dtypes=[leaf.dtype for leaf in leaves],
     )
-    return block, tuple(_flatten.widen(leaf) for leaf in leaves)
+    own = values if wide is x else jax.eval_shape(fun, x, *args)
+    return problem, tuple(_flatten.widen(leaf) for leaf in leaves), _flatten.unflattener(own)
 
 
-def _check_discarded(found: Any, like: Any) -> None:
-    if getattr(found, "dtype", None) != jnp.bool_ or found.shape != like.shape:
-        raise ValueError(
-            f"discard turns values {like.shape} into {jax.tree.map(jnp.shape, found)} of type "
-            f"{getattr(found, 'dtype', type(found))}; return one bool for each value, as jnp.isnan does"
-        )
-
-
-def _check_options(fun: Any, options: _Options, sigma: Any, control: Any) -> None:
-    if not callable(fun):
-        raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
-    check_sigma(sigma)
-    if not isinstance(options.noise, noise.Noise):
-        raise ValueError(f"noise={options.noise!r} is no Noise; use one of esjax.noise, such as normal")
-    if not callable(options.sampler):
-        raise ValueError(f"sampler={options.sampler!r} is not callable; use one of esjax.samplers")
-    if not isinstance(options.baseline, baselines.Baseline):
-        raise ValueError(f"baseline={options.baseline!r} is no Baseline; use one of esjax.baselines")
-    if options.discard is not None and not callable(options.discard):
-        raise ValueError(f"discard={options.discard!r} is not callable; pass a function such as jnp.isnan")
-    if control is not None:
-        _check_control(control, options)
-
-
-def _check_control(control: Any, options: _Options) -> None:
-    if not (isinstance(control, tuple) and len(control) == 2 and all(map(callable, control))):
-        raise ValueError(f"control={control!r} must be a pair of functions (c, c_mean)")
-    if options.discard is not None:
-        raise ValueError(
-            f"discard={options.discard!r} together with control would leave out samples of which the control "
-            "variate's known mean knows nothing; use one of the two"
-        )
-    if options.num_samples < 4 or options.num_samples % 4:
-        raise ValueError(
-            f"num_samples={options.num_samples} must be a multiple of 4 with control, which halves them"
-        )
-
-
-def _check_groups(options: _Options, groups: samplers.Groups, dim: int, dtype: Any) -> None:
-    if not isinstance(groups, samplers.Groups):
-        raise ValueError(
-            f"sampler={options.sampler!r} returns a {type(groups).__name__}; return a samplers.Groups"
-        )
-    size, num_samples = groups.size, options.num_samples
-    check_count("the size of the sampler's groups", size)
-    drawn = jax.eval_shape(lambda key: groups.draw(key, dtype), jax.random.key(0))
-    if (drawn.shape, drawn.dtype) != ((size, dim), dtype):
-        raise ValueError(
-            f"sampler={options.sampler!r} draws {drawn.dtype}{list(drawn.shape)} for a group of {size}; "
-            f"return {dtype}{[size, dim]} from Groups.draw"
-        )
-    num_groups, least = -(-num_samples // size), options.baseline.least_groups
-    if num_groups < least:
-        raise ValueError(
-            f"num_samples={num_samples} makes {num_groups} independent group(s) of {size}, and the baseline "
-            f"compares at least {least}; use num_samples >= {(least - 1) * size + 1}, or "
-            "baseline=esjax.baselines.none"
-        )
-
-
-def _chunks(options: _Options, group_size: int, width: int) -> tuple[int, int]:
+def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:
     """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups."""
     num_samples, chunk_size = options.num_samples, options.chunk_size
     if options.shards is not None:

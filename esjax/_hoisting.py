@@ -1,0 +1,54 @@
+"""Functions without the traced values that they close over; it imports jax only.
+
+A derivative rule may be called where those tracers are no longer valid, so they go to it as arguments do.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any, list[Any]]:
+    """Traces `function` at `args`, and takes the traced values that it closes over out of it.
+
+    (`jax.closure_convert` takes floating ones only: an integer label would stay behind.)
+
+    Returns:
+        `(consts, *args) -> value`; the value's structure, shapes and dtypes; and those consts.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    is_traced = [isinstance(const, jax.core.Tracer) for const in closed.consts]
+    fixed = [const for const, traced in zip(closed.consts, is_traced, strict=True) if not traced]
+    treedef = jax.tree.structure(shape)
+
+    def call(consts: list[Any], *args: Any) -> Any:
+        sources = {True: iter(consts), False: iter(fixed)}
+        both = [next(sources[traced]) for traced in is_traced]
+        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(closed.jaxpr, both, *jax.tree.leaves(args)))
+
+    return call, shape, [const for const, traced in zip(closed.consts, is_traced, strict=True) if traced]
+
+
+def hoisted_elementwise(
+    function: Callable[..., Any], num_args: int, dtype: Any
+) -> tuple[Callable[..., Any], list[Any]]:
+    """As `hoisted`, for a function of numbers that is applied to arrays of one shape, whatever it is.
+
+    Where it closes over nothing that is traced, it is called as it is.
+    """
+    at_scalars, _, consts = hoisted(function, *(jnp.zeros((), dtype),) * num_args)
+    if not consts:
+        return lambda consts, *arrays: function(*arrays), consts
+
+    def call(consts: list[Any], *arrays: Array) -> Any:
+        mapped: Callable[..., Any] = partial(at_scalars, consts)
+        for _ in range(jnp.ndim(arrays[0])):
+            mapped = jax.vmap(mapped)
+        return mapped(*arrays)
+
+    return call, consts
