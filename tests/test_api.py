@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import importlib
 import inspect
 import itertools
@@ -88,7 +89,7 @@ def test_all_names_what_the_module_defines_without_underscore(name):
     tree = ast.parse(Path(module.__file__).read_text("utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = getattr(node, "targets", [getattr(node, "target", None)])  # without and with a type
         defined |= {target.id for target in targets if isinstance(target, ast.Name)}
     public = {each for each in defined if not each.startswith("_")} - {"Array"}
     assert public <= set(module.__all__), public - set(module.__all__)
@@ -180,23 +181,58 @@ def test_each_field_is_spoken_of(name):
 
 NOT_MATHEMATICAL = {
     *("diagnostics.evaluations_per_second", "diagnostics.plot", "host.wrap", "sigma.plot"),
+    "diagnostics.diagnose",  # `Report` says what each of its numbers is
     *("samplers.auto", "samplers.iid"),  # what was measured; and the plain thing itself
 }
-SOURCE = re.compile(r"\b(?:18|19|20)\d\d\b|^ {4,}.*[=≈].*$|[Σ∫√Φ∩∈²]", re.MULTILINE)
+WITHIN_A_SENTENCE = {
+    "blocks.dice": "2 |A ∩ B| / (|A| + |B|)",
+    "decisions.enumeration": "F = Σ_d p(d | x) f(d)",
+    "diagnostics.combined": "‖g‖² = Σ_b ‖g_b‖²",
+}
+CITATION = re.compile(
+    r"\([^()]*\b[A-Z][\w’'-]+(?:\set\sal\.)?,?\s(?:(?:18|19|20)\d\d\b|arXiv\s\d{4}\.\d{4,5})", re.DOTALL
+)
+EQUATION = re.compile(r"[^\W\d_].* [=≈] .*[^\W\d_]")
+
+
+def _displayed(doc):
+    """Returns the lines that are set apart from the text, those of sections not among them."""
+    text = re.split(
+        r"^(?:Args|Returns|Raises|Attributes|Examples):$", inspect.cleandoc(doc), flags=re.MULTILINE
+    )[0]
+    paragraphs = text.split("\n\n")
+    return [line for each in paragraphs if each.startswith("    ") for line in each.splitlines()]
+
+
+def _has_equation(function):
+    """Whether an equation is set apart that speaks of the function, or of what it takes."""
+    named = {function.__name__, *inspect.signature(function).parameters}
+    words = {word for name in named for word in name.split("_") if word}
+    equations = [line for line in _displayed(function.__doc__) if EQUATION.search(line)]
+    return any(words & set(re.findall(r"[^\W_]+", line)) for line in equations)
 
 
 @pytest.mark.parametrize("name", sorted(set(CORE) - NOT_MATHEMATICAL))
 def test_mathematics_has_an_equation_or_a_source(name):
-    assert SOURCE.search(CORE[name].__doc__)
+    function = CORE[name]
+    within = WITHIN_A_SENTENCE.get(name)
+    told = within in function.__doc__ if within else CITATION.search(function.__doc__)
+    assert told or _has_equation(function), function.__doc__
 
 
-@pytest.mark.parametrize("name", ["baselines", "noise"])
-def test_each_value_of_a_module_is_explained_with_an_equation_or_a_source(name):
-    body = ast.parse(Path(MODULES[name].__file__).read_text("utf-8")).body
-    for node, following in itertools.pairwise(body):
-        if isinstance(node, ast.Assign) and node.targets[0].id in MODULES[name].__all__:
-            doc = following.value.value
-            assert re.search(r"[=]|\b(?:19|20)\d\d\b", doc), doc
+@pytest.mark.parametrize(("name", "equation"), [("baselines", r"\bb_n = \S"), ("noise", r"\bs\(ε\) = \S")])
+def test_each_value_of_a_module_is_explained_with_an_equation_or_a_source(name, equation):
+    module = MODULES[name]
+    values = {each for each in module.__all__ if not callable(getattr(module, each))}
+    body = ast.parse(Path(module.__file__).read_text("utf-8")).body
+    docs = {
+        node.targets[0].id: following.value.value
+        for node, following in itertools.pairwise(body)
+        if isinstance(node, ast.Assign) and node.targets[0].id in values
+    }
+    assert docs.keys() == values and values
+    for doc in docs.values():
+        assert re.search(equation, doc) or CITATION.search(doc), doc
 
 
 # --- errors -------------------------------------------------------------------------------------------
@@ -206,6 +242,7 @@ def _sources():
     return {path: ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
 
 
+@functools.cache
 def _raising():
     """Returns the names of functions of the package that raise, themselves or by one that they call."""
     calls, raising = collections.defaultdict(set), set()

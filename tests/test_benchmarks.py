@@ -52,18 +52,19 @@ def test_jacobian_of_rank_is_the_slope_of_chances(noise):
             up, down = X.astype(float), X.astype(float)
             up[j], down[j] = up[j] + step, down[j] - step
             slope = (chance_below(up, i, j) - chance_below(down, i, j)) / (2 * step)
-            np.testing.assert_allclose(jacobian[i, j], slope, rtol=1e-2)
+            np.testing.assert_allclose(jacobian[i, j], slope, rtol=1e-4)
     np.testing.assert_allclose(jacobian.sum(1), 0, atol=1e-12)
 
 
 def test_there_are_24_strategies_and_those_at_random_points_are_unbiased():
     assert len({strategy.name for strategy in strategies.ALL}) == 24
     exact = references.sort_jacobian(X.astype(float), 0.7, references.LAWS["normal"])
-    for strategy in strategies.ALL:
-        if "rqmc" not in strategy.name and not strategy.name.startswith("mc"):
-            continue
-        if "leave-one-out" in strategy.name and not strategy.name.startswith("mc, leave"):
-            continue  # its baseline depends on points that depend on each other
+    at_random = [each for each in strategies.ALL if "rqmc" in each.name or each.name.startswith("mc")]
+    unbiased = [  # elsewhere the baseline depends on points that depend on each other
+        each for each in at_random if "leave-one-out" not in each.name or each.name == "mc, leave-one-out"
+    ]
+    assert len(unbiased) == 13
+    for strategy in unbiased:
         random = np.random.default_rng(1)
         draws = [
             strategies.jacobian(strategy, np.sort, esjax.noise.normal, 0.7, 64, random, X) for _ in range(200)
@@ -149,7 +150,7 @@ def test_errors_of_all_strategies_are_measured(name):
     exact = block.jacobian(X.astype(float), 1.0, references.LAWS["gumbel"])
     found = sorting._errors_of_strategies(block, "gumbel", [X], [exact], 5)
     assert list(found) == [strategy.name for strategy in strategies.ALL]
-    assert all(0 < mean < 0.5 and error >= 0 for mean, error in found.values())
+    assert all(0 < mean < 0.5 and error < mean / 2 for mean, error in found.values())
     assert found["cartesian qmc, none"][1] == pytest.approx(0, abs=1e-12)  # a fixed grid
 
 

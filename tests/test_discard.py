@@ -7,8 +7,6 @@ import pytest
 from jax.scipy.stats import norm
 
 import esjax
-from esjax import _sums
-from esjax._sampling import Problem
 
 
 def _faulty(x, fault):
@@ -97,36 +95,42 @@ def test_second_derivatives_of_discarded_samples_are_those_of_the_rest():
     for a, b in zip(*map(jax.tree.leaves, map(derivatives, (with_faults, without))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
-    mixed = esjax.smooth(
-        lambda x, scale: _faulty(x, x[1]) * scale, sigma=1.0, num_samples=32, discard=jnp.isnan
+
+def test_second_derivatives_where_some_samples_are_faulty_are_sums_over_the_rest():
+    """Against a NumPy loop over the samples that are kept."""
+    key, scale, num_samples = jax.random.key(0), 2.0, 32
+    smoothed = esjax.smooth(
+        lambda x, scale: _faulty(x, x[1]) * scale,
+        sigma=1.0,
+        num_samples=num_samples,
+        sampler=esjax.samplers.iid,
+        baseline=esjax.baselines.none,
+        discard=jnp.isnan,
     )
-    hessian = jax.jit(jax.hessian(lambda x, scale: mixed(key, x, scale), (0, 1)))
-    found = hessian(jnp.zeros(2), 2.0)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    hessian = jax.jit(jax.hessian(lambda x, scale: smoothed(key, x, scale), (0, 1)))
+    (in_x, mixed), (mixed_too, in_scale) = hessian(jnp.zeros(2), scale)
+    eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0] for n in range(num_samples)])
+    eps = eps[eps[:, 1] <= 0]
+    values = np.floor(eps[:, 0]) ** 2
+    squares = eps[:, :, None] * eps[:, None, :] - np.eye(2)
+    assert 0 < len(eps) < num_samples
+    np.testing.assert_allclose(in_x, scale * (values[:, None, None] * squares).mean(0), rtol=1e-4)
+    for found in (mixed, mixed_too):
+        np.testing.assert_allclose(found, (values[:, None] * eps).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(in_scale, 0, atol=1e-6)
 
 
 def test_one_sound_group_still_has_a_gradient():
     """With nothing to compare with, b_n = 0."""
+    key, num_samples = jax.random.key(0), 4
+    eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, 1))[0, 0] for n in range(num_samples)])
+    *_, second, first = np.sort(eps)
     smoothed = esjax.smooth(
-        lambda x, fault: jnp.where(jnp.round(x[1]) == fault, 1.0, jnp.nan),
-        sigma=jnp.array([1.0, 1e-9]),
-        num_samples=4,
+        lambda x, limit: jnp.where(x > limit, 3.0, jnp.nan),
+        sigma=1.0,
+        num_samples=num_samples,
         sampler=esjax.samplers.iid,
-        discard=lambda values: jnp.isnan(values),
+        discard=jnp.isnan,
     )
-    gradient = jax.grad(smoothed, 1)(jax.random.key(0), jnp.zeros(2), 0.0)
-    assert np.isfinite(gradient).all()
-    kept = jnp.array([0.0, 1.0, 0.0, 0.0])
-    unused = dict.fromkeys(Problem._fields)
-    problem = Problem(
-        **unused
-        | {
-            "groups": esjax.samplers.Groups(1, None),
-            "baseline": esjax.baselines.leave_one_out,
-            "discard": jnp.isnan,
-            "num_samples": 4,
-            "num_values": 1,
-        }
-    )
-    saved = _sums.Values(jnp.array([[0.0], [3.0], [0.0], [0.0]]), kept, jnp.zeros(1))
-    np.testing.assert_allclose(_sums.weights(problem, saved)[:, 0], [0, 3, 0, 0])
+    value, gradient = jax.value_and_grad(smoothed, 1)(key, 0.0, (first + second) / 2)
+    np.testing.assert_allclose([value, gradient], [3, 3 * first], rtol=1e-6)

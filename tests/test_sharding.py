@@ -87,10 +87,6 @@ def test_two_processes_give_the_gradients_of_one_device():
             process.communicate()
 
 
-def _one_device():
-    return jax.make_mesh((1,), ("samples",))
-
-
 @pytest.mark.parametrize(
     ("num_samples", "group_size", "message"),
     [

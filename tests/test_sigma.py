@@ -114,8 +114,9 @@ def test_calibration_takes_trees_and_args_and_says_what_it_found():
     x = {"a": jnp.array([3.0, -2.0]), "b": jnp.float32(2.0)}
     sigmas = [0.1, 1.0, 3.0]
     found = esjax.sigma.calibrate(
-        fun, jax.random.key(0), x, jnp.array([1.0, 1.0]), num_samples=32, sigmas=sigmas
+        fun, jax.random.key(0), x, jnp.array([4.0, -5.0]), num_samples=32, sigmas=sigmas
     )
+    assert found.value == abs(3 - 4) + abs(-2 + 5) + abs(2) > 2 * found.final.min()
     assert float(found.sigma) in np.float32(sigmas)
     table = str(found).splitlines()
     assert len(table) >= 4 and sum("chosen" in line for line in table) == 1

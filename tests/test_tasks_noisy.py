@@ -107,13 +107,20 @@ def test_the_rate_is_that_of_the_held_out_labels_and_not_of_the_test_set(monkeyp
 
 
 def test_a_fit_trains_on_all_but_a_twelfth_and_judges_the_rate_by_that(folder, monkeypatch):
-    seen = []
+    seen, counts = [], []
     epochs, confusion = loop.epochs, step.confusion
+
+    def counted(*arguments):
+        seen.append(arguments[2:])
+        counts.append(confusion(*arguments))
+        return counts[-1]
+
     monkeypatch.setattr(loop, "epochs", lambda *a, **k: seen.append(a[2]) or epochs(*a, **k))
-    monkeypatch.setattr(step, "confusion", lambda *a: seen.append(a[2:]) or confusion(*a))
+    monkeypatch.setattr(step, "confusion", counted)
     data = noisy.load(folder)
-    found = noisy.fit(objectives.cross_entropy, data, 1e-3, 0)
-    assert len(found.test) == 2 and 0 <= found.held_out <= 1
+    found = noisy.fit(objectives.cross_entropy, data, 1e-2, 0)
+    first, second, held = (each.trace() / each.sum() for each in counts)
+    assert (found.test, found.held_out) == ([first, second], held) and held not in (first, second)
     (train, *tested, (held_images, held_labels)) = seen
     assert (len(train.train_labels), len(held_labels)) == (220, 20)
     images, labels = (

@@ -188,7 +188,9 @@ def test_an_unwritable_out_is_found_before_the_work(npz, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for command in ("train", "compare"):
         assert cli.main([command, *_small(npz), "--out", str(tmp_path / "file" / "run")]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        printed, error = capsys.readouterr()
+        assert error.count("\n") == 1 and f"{tmp_path}/file" in error
+        assert "test " not in printed  # of an epoch
 
 
 def test_diverged_training_says_so_in_one_line(npz, tmp_path, capsys):

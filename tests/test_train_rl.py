@@ -46,7 +46,18 @@ def test_episodes_last_as_long_as_gymnasiums_from_the_same_state():
             )
             steps += 1
         assert abs(found - steps) <= 1  # float32 may pass a limit one step sooner or later
-    assert cartpole.episode_on_host(jax.tree.map(np.asarray, params), 3) >= 1
+
+
+def test_an_episode_on_the_host_is_gymnasiums_from_its_seed():
+    for seed in (1, 2):
+        params = jax.tree.map(np.asarray, _policy(seed))
+        environment = gymnasium.make("CartPole-v1")
+        (state, _), rewards = environment.reset(seed=seed + 5), [0.0]
+        ended = cut = False
+        while not (ended or cut):
+            state, reward, ended, cut, _ = environment.step(int(cartpole.act(params, state)))
+            rewards.append(reward)
+        assert cartpole.episode_on_host(params, seed + 5) == sum(rewards) > 1
 
 
 @pytest.mark.parametrize("baseline", ["rank", "leave-one-out"])
