@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esjax._check import check_positive
-from esjax._executors import CallTimedOut, CannotLoad, ProcessPool
+from esjax._executors import CallTimedOut, CannotLoad, ProcessPool, RayExecutor, described
 
 Leaves = list[NDArray[Any]]
 
 _KEPT_FAULTS = 100
+_SHOWN_LEAVES, _SHOWN_NUMBERS = 4, 8
 
 
 class Fault(NamedTuple):
@@ -29,7 +31,7 @@ class Fault(NamedTuple):
         kind: "exception" of the function, "timeout", or "death" of the worker.
         sample: its index along the axes of `jax.vmap`, () outside.
         args: what the function was given, NumPy arrays.
-        error: what was raised.
+        error: what was raised; a `RuntimeError` with its text where its class cannot be copied or sent.
     """
 
     kind: Literal["exception", "timeout", "death"]
@@ -61,6 +63,25 @@ class Log:
     faults: deque[Fault] = field(default_factory=lambda: deque(maxlen=_KEPT_FAULTS))
 
 
+class Turn:
+    """Held while the thread that called back calls the user's functions.
+
+    Several devices, or threads of the user's, may call back at the same time, and a simulator has one buffer.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> Any:  # a wrapped function can be copied and pickled, a lock cannot
+        return Turn, ()
+
+
 class Task(NamedTuple):
     """What to evaluate, and how; see `esjax.host.wrap`."""
 
@@ -70,6 +91,7 @@ class Task(NamedTuple):
     timeout: float | None
     on_error: Callable[..., Any] | None
     retries: int
+    turn: Turn
 
 
 def evaluate(
@@ -105,11 +127,14 @@ def evaluate(
 def _start(task: Task, counter: "_Counter", args: tuple[Any, ...]) -> Future[Any]:
     executor: Any = task.executor
     if executor is None:
-        return _Later(task.fun, args)
+        return _Later(task, args)
+    # These pickle a value before the next call; a worker of Dask's holds it until it is fetched.
+    pickles = isinstance(executor, ProcessPool | ProcessPoolExecutor | RayExecutor)
+    fun = task.fun if pickles else partial(_copied, task.fun)
     try:
         if task.timeout is None:
-            return executor.submit(task.fun, *args)
-        return executor.submit_within(task.timeout, task.fun, *args)
+            return executor.submit(fun, *args)
+        return executor.submit_within(task.timeout, fun, *args)
     except BrokenExecutor as error:
         raise _broken(task.executor) from error
     except RuntimeError as error:
@@ -122,12 +147,25 @@ def _start(task: Task, counter: "_Counter", args: tuple[Any, ...]) -> Future[Any
 class _Later(Future[Any]):
     """A call that is made when its result is asked for."""
 
-    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, task: Task, args: tuple[Any, ...]) -> None:
         super().__init__()
-        self._fun, self._args = fun, args
+        self._task, self._args = task, args
 
     def result(self, timeout: float | None = None) -> Any:
-        return self._fun(*self._args)
+        with self._task.turn:
+            return _copied(self._task.fun, *self._args)
+
+
+def _copied(fun: Callable[..., Any], *args: Any) -> Any:
+    """Returns a copy of the function's value, which may be memory that it fills again at its next call."""
+    return jax.tree.map(_copied_leaf, fun(*args))
+
+
+def _copied_leaf(leaf: Any) -> Any:
+    try:
+        return np.array(leaf, subok=True)  # a mask is looked at later
+    except Exception:  # no array: `_checked_leaf` says so
+        return leaf
 
 
 def _finish(
@@ -141,17 +179,39 @@ def _finish(
         counter.add("evaluations")
         kind, value = _outcome(task, future)
         if kind is None:
-            return _checked(task, value, f"the value of sample {index}")
+            return _checked(task, value, f"the value of {_name(index)}")
         counter.fault(Fault(kind, index, args, value))
         if kind == "exception":  # the function would raise it again
             break
     if task.on_error is None:
         raise RuntimeError(
-            f"sample {index}: {type(value).__name__}: {value}; its input is kept in log.faults[-1].args, and "
-            "on_error may substitute a value"
+            f"{_name(index)}: {described(value)}; its input {_shown(args)} is kept in "
+            "log.faults[-1].args, and on_error may substitute a value"
         ) from value
     counter.add("substituted")
-    return _checked(task, task.on_error(value, *args), f"what on_error gave for sample {index}")
+    with task.turn:
+        substitute = _copied(task.on_error, value, *args)
+    return _checked(task, substitute, f"what on_error gave for {_name(index)}")
+
+
+def _name(index: tuple[int, ...]) -> str:
+    return f"sample {', '.join(map(str, index))}" if index else "the only sample"
+
+
+def _shown(args: tuple[Any, ...]) -> str:
+    """Returns a line with the first numbers of each array, and the shape of those that have more."""
+    leaves = jax.tree_util.tree_leaves_with_path(args)
+    shown = [f"args{jax.tree_util.keystr(path)}={_shown_leaf(leaf)}" for path, leaf in leaves[:_SHOWN_LEAVES]]
+    if len(leaves) > _SHOWN_LEAVES:
+        shown.append(f"and {len(leaves) - _SHOWN_LEAVES} more arrays")
+    return ", ".join(shown)
+
+
+def _shown_leaf(leaf: NDArray[Any]) -> str:
+    if leaf.size <= _SHOWN_NUMBERS:
+        return " ".join(np.array2string(leaf).split())
+    first = np.array2string(leaf.reshape(-1), threshold=_SHOWN_NUMBERS, edgeitems=3)
+    return f"{leaf.dtype}{list(leaf.shape)} {first}"
 
 
 def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "timeout", "death"] | None, Any]:
@@ -166,7 +226,7 @@ def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "tim
     except CancelledError as error:
         raise RuntimeError(f"executor={task.executor!r} was shut down during the call") from error
     except (Exception, SystemExit) as error:
-        return "death" if isinstance(error, _deaths()) else "exception", error
+        return ("death", error) if isinstance(error, _deaths()) else ("exception", _own(error))
 
 
 def _deaths() -> tuple[type[BaseException], ...]:
@@ -177,6 +237,16 @@ def _deaths() -> tuple[type[BaseException], ...]:
         ("ray.exceptions", "WorkerCrashedError"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+
+
+def _own(error: BaseException) -> BaseException:
+    """Returns the exception of `python_fun` itself; Ray puts the worker's traceback before its text."""
+    ray = sys.modules.get("ray.exceptions")
+    if ray is None or not isinstance(error, ray.RayTaskError):
+        return error
+    own: BaseException = error.cause
+    own.__cause__ = error
+    return own
 
 
 def _broken(executor: Any) -> RuntimeError:
@@ -200,7 +270,14 @@ def _checked(task: Task, value: Any, what: str) -> Leaves:
 
 
 def _checked_leaf(leaf: Any, like: Any, what: str) -> NDArray[Any]:
-    found = np.asarray(leaf)
+    if np.ma.is_masked(leaf):
+        raise ValueError(f"{what} has masked numbers; fill them, such as by value.filled(np.nan)")
+    try:
+        found = np.asarray(leaf)
+    except Exception as error:  # whatever an __array__ raises, such as that of a tensor on a GPU
+        raise ValueError(
+            f"{what} has {leaf!r} in it, of which NumPy makes no array ({error}); return NumPy arrays"
+        ) from error
     if found.shape != like.shape or not np.can_cast(found.dtype, like.dtype, "same_kind"):
         raise ValueError(
             f"{what} is {found.dtype}{list(found.shape)} instead of {like.dtype}{list(like.shape)}; correct "
@@ -223,10 +300,17 @@ class _Counter:
 
     def fault(self, fault: Fault) -> None:
         self.add({"exception": "exceptions", "timeout": "timeouts", "death": "deaths"}[fault.kind])
-        # A traceback would keep the whole batch alive; RuntimeError, raised from the error, has it still.
-        kept = copy.copy(fault.error).with_traceback(None)
+        kept = fault._replace(args=jax.tree.map(np.array, fault.args), error=_without_traceback(fault.error))
         with self._lock:
-            self._log.faults.append(fault._replace(args=jax.tree.map(np.array, fault.args), error=kept))
+            self._log.faults.append(kept)
+
+
+def _without_traceback(error: BaseException) -> BaseException:
+    """Returns a copy: a traceback keeps the whole batch alive. RuntimeError, raised from it, has it still."""
+    try:
+        return copy.copy(error).with_traceback(None)
+    except Exception:  # its class takes other arguments than those that it hands on to Exception
+        return RuntimeError(described(error))
 
 
 def check(task: Task) -> None:

@@ -1,4 +1,7 @@
-"""Executors for `esjax.host.wrap` where `concurrent.futures` has none: replaceable processes, and Ray."""
+"""Executors for `esjax.host.wrap` where `concurrent.futures` has none: replaceable processes, and Ray.
+
+Worker processes import this file, so that it does without JAX until it is asked for a pool.
+"""
 
 import contextlib
 import multiprocessing
@@ -6,12 +9,11 @@ import os
 import pickle
 import queue
 import signal
+import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
-
-from esjax._check import check_count
 
 
 class WorkerDied(RuntimeError):
@@ -49,6 +51,8 @@ class ProcessPool(Executor):
     """
 
     def __init__(self, num_workers: int | None = None) -> None:
+        from esjax._check import check_count
+
         count = check_count("num_workers", os.cpu_count() or 1 if num_workers is None else num_workers)
         self._workers = [_Worker() for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -106,7 +110,7 @@ class _Worker:
         try:
             self._start()
             self._load(fn)
-            future = self._running().submit(fn, *args, **kwargs)
+            future = self._running().submit(_call, fn, args, kwargs)
         except BrokenExecutor as error:
             raise self._died() from error
         try:
@@ -143,7 +147,7 @@ class _Worker:
         if fn is self._loaded:
             return
         try:
-            self._running().submit(pickle.loads, pickle.dumps(fn)).result()
+            self._running().submit(pickle.loads, pickle.dumps((_call, fn))).result()
         except (ImportError, AttributeError) as error:
             raise CannotLoad(
                 f"a worker process cannot load {fn!r} ({error}); define it at the top of a module that it "
@@ -208,4 +212,20 @@ class RayExecutor(Executor):
 
 
 def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return fn(*args, **kwargs)
+    """Calls `fn` in a worker; an exception that no other process can read would break the pool, and is told.
+
+    Many are such: their class takes other arguments than the text that it hands on to `Exception`.
+    """
+    try:
+        return fn(*args, **kwargs)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(described(error)) from None
+        raise
+
+
+def described(error: BaseException) -> str:
+    """Returns the error's type, text and notes."""
+    return "".join(traceback.format_exception_only(error)).strip()

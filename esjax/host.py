@@ -6,9 +6,10 @@
 The samples are handed to any `concurrent.futures.Executor`: threads, processes, Dask's, Ray's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
 from esjax import _evaluation, _flatten
-from esjax._evaluation import Fault, Log, Task
+from esjax._evaluation import Fault, Log, Task, Turn
 from esjax._executors import ProcessPool, RayExecutor
 
 __all__ = ["Fault", "Log", "ProcessPool", "RayExecutor", "Wrapped", "wrap"]
@@ -41,13 +42,15 @@ def wrap(
     itself each of them would call: spread the samples by `smooth(..., sharding=...)` instead.
 
     Args:
-        python_fun: `python_fun(*args)`, of pytrees of NumPy arrays (read-only), for one sample. It must
-            not call JAX, unless an executor runs it in another process.
+        python_fun: `python_fun(*args)`, of pytrees of NumPy arrays (read-only), for one sample. It may keep
+            them, and return memory that it fills again at its next call: that is copied at once. It must not
+            call JAX, unless an executor runs it in another process.
         result: what it returns: a pytree of arrays or `jax.ShapeDtypeStruct`. Values are cast within their
             kind, such as float64 to float32.
         executor: where the calls are made, all samples at once: a `concurrent.futures.Executor`, such as a
             `ThreadPoolExecutor`, `esjax.host.ProcessPool`, Dask's `client.get_executor(pure=False)` or
-            `esjax.host.RayExecutor`. None: one after the other, where the device called back.
+            `esjax.host.RayExecutor`; the workers of the last two need esjax. None: one after the other, where
+            the device called back, even if several do.
         timeout: seconds after which a call is cut off, and its worker replaced; needs `host.ProcessPool`.
         on_error: `on_error(error, *args)` → a value in place of the one that failed, such as NaN, which
             `smooth(..., discard=jnp.isnan)` leaves out.
@@ -61,8 +64,9 @@ def wrap(
     Raises:
         ValueError: an option is out of range, or does not fit the others; `python_fun` cannot be pickled for
             a process pool. When called: a value does not fit `result`, or the executor is closed.
-        RuntimeError: when called: `python_fun` failed, and there is no `on_error`. (Inside `jit` JAX makes a
-            `jax.errors.JaxRuntimeError` of either, with the message in it.)
+        RuntimeError: when called: `python_fun` failed, and there is no `on_error`; the text names the sample,
+            the exception and the input. (Inside `jit` JAX makes a `jax.errors.JaxRuntimeError` of either, and
+            begins its third line with the text.)
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np, esjax
@@ -82,7 +86,7 @@ def wrap(
         "give arrays or jax.ShapeDtypeStruct(shape, dtype)",
     )
     shapes = jax.eval_shape(lambda result: result, result)
-    task = Task(python_fun, shapes, executor, timeout, on_error, retries)
+    task = Task(python_fun, shapes, executor, timeout, on_error, retries, Turn())
     _evaluation.check(task)
     return Wrapped(task)
 
@@ -101,7 +105,9 @@ class Wrapped:
 
     def __call__(self, *args: Any) -> Any:
         """Returns the function's value, of the structure, shapes and dtypes of `result`."""
-        _flatten.check_arrays(args, "args", "let python_fun close over what is no array")
+        _flatten.check_arrays(
+            args, "args", "pass an index, and let python_fun close over the table that it looks it up in"
+        )
         leaves, treedef = jax.tree.flatten(args)
         if any(jnp.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.extended) for leaf in leaves):
             raise ValueError("args has a typed PRNG key in it; pass jax.random.key_data(key)")
@@ -159,7 +165,7 @@ class _Callback:
         del context
         out = [np.asarray(buffer) for buffer in out]
         batch = out[0].shape[: out[0].ndim - jax.tree.leaves(self.wrapped._task.result)[0].ndim]
-        values = self.evaluate(batch, [np.asarray(buffer).copy() for buffer in buffers])  # XLA reuses them
+        values = self._answer(batch, [np.asarray(buffer).copy() for buffer in buffers])  # XLA reuses them
         for target, value in zip(out, values, strict=True):
             target[...] = value
 
@@ -169,7 +175,32 @@ class _Callback:
         batch = np.broadcast_shapes(
             *(array.shape[: array.ndim - rank] for array, rank in zip(found, self.ranks, strict=True))
         )
-        return self.evaluate(batch, found)
+        return self._answer(batch, found)
+
+    def _answer(self, batch: tuple[int, ...], arrays: list[np.ndarray]) -> _evaluation.Leaves:
+        try:
+            return self.evaluate(batch, arrays)
+        except Exception as error:
+            _raise_alone(error)
+
+
+def _raise_alone(error: Exception) -> NoReturn:
+    """Raises `error` as if out of a frame that nothing called.
+
+    Before an exception's text XLA puts all calls that lead to the innermost frame of its traceback: dozens of
+    lines of JAX and of the user's program, and none of `python_fun`. The frame of a generator that has not
+    begun has no caller, so that one line remains.
+    """
+    generator: Any = _python_fun()
+    frame = generator.gi_frame
+    raise error.with_traceback(TracebackType(None, frame, frame.f_lasti, frame.f_lineno))
+
+
+def _python_fun() -> Generator[None]:
+    yield
+
+
+_python_fun.__code__ = _python_fun.__code__.replace(co_filename="esjax.host")  # shorter than a path
 
 
 def _call(callback: _Callback, leaves: list[Array]) -> list[Array]:
@@ -188,8 +219,9 @@ def _call(callback: _Callback, leaves: list[Array]) -> list[Array]:
     @call.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
         raise ValueError(
-            f"{callback.wrapped._task.fun!r} has no gradient; esjax.smooth(wrapped, sigma=..., "
-            "num_samples=...) gives it one in x, and none in args"
+            f"python_fun={callback.wrapped._task.fun!r} has no gradient; esjax.smooth(wrapped, sigma=..., "
+            "num_samples=...) gives it one in x and sigma, and none in args or in what a block closes over: "
+            "make x hold all that is differentiated, such as (x, w), or use jax.lax.stop_gradient"
         )
 
     return call(*leaves)

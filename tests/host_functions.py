@@ -1,6 +1,7 @@
 """Python functions that worker processes import: NumPy alone, so that a worker starts quickly."""
 
 import os
+import threading
 import time
 
 import numpy as np
@@ -39,6 +40,31 @@ def dies_once(x, folder):
         open(path, "w").close()
         os._exit(3)
     return np.float32(x)
+
+
+class Diverged(Exception):
+    """As many are: it cannot be copied or read from a pickle, which would call it with its text alone."""
+
+    def __init__(self, step, reason):
+        super().__init__(f"step {step}: {reason}")
+
+
+def diverges(x):
+    raise Diverged(int(x[0]), "no flow")
+
+
+_of_thread = threading.local()
+
+
+def refill(x):
+    """Returns views of one buffer for each thread, which the next call fills with other numbers."""
+    buffer = _of_thread.__dict__.setdefault("buffer", np.zeros(3, np.float32))
+    buffer[:] = x
+    return {"number": buffer[1:2].reshape(()), "rows": [buffer, buffer[::2]]}
+
+
+def refill_instead(error, x):
+    return refill(-x)
 
 
 def nan(error, *args):

@@ -1,7 +1,9 @@
 """Python black boxes: the gradients of JAX blocks, each evaluation once, every fault accounted for."""
 
 import contextlib
+import copy
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -24,6 +26,10 @@ import esjax
 
 NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
 X = jnp.array([0.3, -0.2, 0.1])
+REFILLED = {
+    "number": NUMBER,
+    "rows": [jax.ShapeDtypeStruct((3,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)],
+}
 
 
 def _count(x):
@@ -108,6 +114,85 @@ def test_trees_scalars_and_nested_vmap_arrive_as_they_are():
     assert set(seen) == {((3,), (2,), (), False)} and len(seen) == 2 * 20
 
 
+@pytest.mark.parametrize("executor", [None, "threads", "pool"])
+def test_memory_that_a_function_fills_again_is_copied_at_once(executor, request):
+    executor = executor and request.getfixturevalue(executor)
+    xs = jnp.arange(48.0).reshape(16, 3)
+    block = esjax.host.wrap(host_functions.refill, REFILLED, executor)
+    _is_refilled(jax.jit(jax.vmap(block))(xs), xs)
+    first, second = block(xs[0]), block(xs[1])
+    _is_refilled(jax.tree.map(lambda *leaves: np.stack(leaves), first, second), xs[:2])
+
+
+@pytest.mark.parametrize("executor", [None, "threads"])
+def test_memory_that_on_error_fills_again_is_copied_at_once(executor, request):
+    executor = executor and request.getfixturevalue(executor)
+    xs = jnp.arange(12.0).reshape(4, 3)
+    instead = {"on_error": host_functions.refill_instead}
+    block = esjax.host.wrap(host_functions.diverges, REFILLED, executor, **instead)
+    _is_refilled(jax.vmap(block)(xs), -xs)
+    np.testing.assert_array_equal([fault.args[0] for fault in block.log.faults], xs)
+
+
+def _is_refilled(found, xs):
+    np.testing.assert_array_equal(found["number"], xs[:, 1])
+    np.testing.assert_array_equal(found["rows"][0], xs)
+    np.testing.assert_array_equal(found["rows"][1], xs[:, ::2])
+
+
+def test_threads_that_call_at_the_same_time_without_an_executor_take_turns():
+    buffer = np.zeros((), np.float32)
+
+    def fill(x):
+        buffer[...] = x
+        time.sleep(0.005)  # another thread may fill it meanwhile
+        return buffer
+
+    block = esjax.host.wrap(fill, NUMBER)
+    with ThreadPoolExecutor(4) as callers:
+        found = list(callers.map(block, np.arange(16, dtype=np.float32)))
+    assert found == list(range(16))
+
+
+def test_a_wrapped_function_can_be_copied_and_pickled():
+    block = esjax.host.wrap(host_functions.count, NUMBER)
+    jax.vmap(block)(X[None])
+    for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert again(X) == 2 and again.log.evaluations == 2 and block.log.evaluations == 1
+
+
+def test_what_numpy_reads_as_an_array_is_taken():
+    values = [
+        np.array([[1.0, 2.0]]).view(np.matrix),
+        np.ma.array([[1.0, 2.0]]),
+        memoryview(np.array([[1.0, 2.0]])),
+    ]
+    block = esjax.host.wrap(lambda number: values[int(number)], jax.ShapeDtypeStruct((1, 2), jnp.float32))
+    for number in range(len(values)):
+        np.testing.assert_array_equal(block(jnp.int32(number)), [[1, 2]])
+
+
+def test_one_object_in_a_random_sequence_gives_what_a_fresh_one_gives():
+    key, xs = jax.random.key(0), jnp.array([[0.3, -0.2, 0.1], [0.5, 0.2, -0.1]])
+
+    def smoothed(block):
+        return esjax.smooth(block, sigma=0.5, num_samples=8)
+
+    ways = [
+        lambda block: block(xs),
+        lambda block: block(xs[0]),
+        lambda block: jax.jit(block)(xs),
+        lambda block: jax.vmap(block)(xs),
+        lambda block: jax.lax.scan(lambda sum, x: (sum + block(x), None), jnp.float32(0), xs)[0],
+        lambda block: jax.grad(smoothed(block), argnums=1)(key, xs[0]),
+        lambda block: jax.jit(jax.vmap(jax.grad(smoothed(block), argnums=1), (None, 0)))(key, xs),
+    ]
+    fresh = [way(esjax.host.wrap(host_functions.count, NUMBER)) for way in ways]
+    block = esjax.host.wrap(host_functions.count, NUMBER)
+    for number in np.random.default_rng(0).integers(0, len(ways), 24):
+        np.testing.assert_array_equal(ways[number](block), fresh[number], str(number))
+
+
 def test_bfloat16_integers_and_booleans_pass():
     fun = lambda x, label, mask: np.float32(x.astype(np.float32)[mask].sum() + label)  # noqa: E731
     block = esjax.host.wrap(fun, NUMBER)
@@ -143,7 +228,7 @@ def test_devices_call_back_at_the_same_time_without_a_deadlock():
 def test_an_exception_names_the_sample_and_keeps_its_input():
     block = esjax.host.wrap(host_functions.raises_if_large, NUMBER)
     xs = jnp.array([[0.5, 1.0], [2.5, 1.0], [0.1, 1.0]])
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"sample \(1,\): ArithmeticError: too large: 2.500"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"sample 1: ArithmeticError: too large: 2.500"):
         jax.block_until_ready(jax.jit(jax.vmap(block))(xs))
     (fault,) = block.log.faults
     assert (fault.kind, fault.sample, block.log.exceptions) == ("exception", (1,), 1)
@@ -151,6 +236,54 @@ def test_an_exception_names_the_sample_and_keeps_its_input():
         host_functions.raises_if_large(*fault.args)
     with pytest.raises(RuntimeError, match="on_error may substitute a value"):  # outside jit: as it is
         block(xs[1])
+
+
+def test_inside_jit_exception_sample_and_input_come_first():
+    block = esjax.host.wrap(host_functions.raises_if_large, NUMBER)
+    smoothed = esjax.smooth(lambda x: block(x * 1000), sigma=0.5, num_samples=8)
+    calls = {
+        r"sample 1: ArithmeticError: too large: 2\.000; its input args\[0\]=\[2\. 1\.\] ": lambda: jax.vmap(
+            block
+        )(jnp.array([[0.5, 1.0], [2.0, 1.0]])),
+        r"sample \d: ArithmeticError: too large: \d": lambda: jax.jit(jax.grad(smoothed, argnums=1))(
+            jax.random.key(0), X
+        ),
+    }
+    for wanted, call in calls.items():
+        with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+            jax.block_until_ready(call())
+        place = re.search(wanted, str(caught.value))
+        assert place and place.start() < 160, str(caught.value)
+
+
+def test_long_inputs_are_shown_by_shape_and_first_numbers():
+    def fail(x, tree):
+        raise KeyError("parameter")
+
+    x = jnp.arange(224.0 * 224).reshape(224, 224)
+    tree = {"a": jnp.int32(3), "b": jnp.ones((2, 2)), "rest": [jnp.zeros(1)] * 8}
+    with pytest.raises(RuntimeError) as caught:
+        esjax.host.wrap(fail, NUMBER)(x, tree)
+    assert str(caught.value).startswith(
+        "the only sample: KeyError: 'parameter'; its input args[0]=float32[224, 224] [0.0000e+00 1.0000e+00 "
+        "2.0000e+00 ... 5.0173e+04 5.0174e+04 5.0175e+04], args[1]['a']=3, args[1]['b']=[[1. 1.] [1. 1.]], "
+        "args[1]['rest'][0]=[0.], and 7 more arrays is kept in log.faults[-1].args"
+    )
+
+
+@pytest.mark.parametrize("executor", [None, "pool"])
+def test_an_exception_that_cannot_be_copied_or_sent_is_one_like_any(executor, request):
+    executor = executor and request.getfixturevalue(executor)
+    block = esjax.host.wrap(host_functions.diverges, NUMBER, executor, retries=2)
+    with pytest.raises(RuntimeError, match=r"Diverged: step 3: no flow; its input"):
+        block(jnp.array([3.0]))
+    (fault,) = block.log.faults
+    assert fault.kind == "exception" and "step 3: no flow" in str(fault.error)
+
+
+def test_worker_processes_start_without_jax():
+    script = "import sys, esjax._executors; raise SystemExit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_on_error_substitutes_and_discard_leaves_out(pool):
@@ -373,6 +506,11 @@ def test_a_pool_that_is_left_while_it_starts_ends_nothing_but_itself():
 # --- bad input ----------------------------------------------------------------------------------------
 
 
+class NoArray:
+    def __array__(self, *args, **kwargs):
+        raise TypeError("on a GPU")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -381,6 +519,8 @@ def test_a_pool_that_is_left_while_it_starts_ends_nothing_but_itself():
         ("text", "instead of float32.*correct result"),
         ((1.0, 2.0), "has structure .* instead of"),
         (None, "has structure .* instead of"),
+        (np.ma.masked, r"has masked numbers; fill them"),
+        (NoArray(), "NumPy makes no array .on a GPU.; return"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(value, message):
@@ -392,6 +532,29 @@ def test_a_value_that_does_not_fit_is_refused(value, message):
     nothing = esjax.host.wrap(lambda x: 1 / 0, NUMBER, on_error=lambda error, x: value)
     with pytest.raises(ValueError, match=re.compile("on_error gave.*" + message, re.DOTALL)):
         nothing(X)
+
+
+def test_a_gradient_that_would_pass_through_is_refused_and_the_remedy_gives_one():
+    def cost(x, w):
+        return np.float32(np.sum(x * w > 0))
+
+    block = esjax.host.wrap(cost, NUMBER)
+    options = {"sigma": 0.5, "num_samples": 8}
+    args = jax.random.key(0), X, jnp.float32(1)
+    for argnums in (2, (1, 2)):
+        with pytest.raises(ValueError, match=r"cost.*has no gradient.*none in args.*make x hold all"):
+            jax.grad(esjax.smooth(block, **options), argnums)(*args)
+    together = esjax.smooth(lambda both: block(*both), **options)
+    in_both = jax.grad(together, argnums=1)(args[0], args[1:])
+    assert jax.tree.map(jnp.shape, in_both) == ((3,), ()) and in_both[1] != 0
+
+
+@pytest.mark.parametrize("value", ["cat", np.array(["cat", "dog"])])
+def test_text_is_refused_and_the_remedy_says_what_to_pass(value):
+    with pytest.raises(
+        ValueError, match=r"args\[1\]=.*cat.* is no array.*pass an index.*close over the table"
+    ):
+        esjax.host.wrap(host_functions.count, NUMBER)(X, value)
 
 
 def test_values_are_cast_within_their_kind_only():
@@ -436,6 +599,8 @@ def test_a_standard_pool_works_and_says_that_it_broke():
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
         block = esjax.host.wrap(host_functions.count, NUMBER, executor)
         np.testing.assert_array_equal(jax.jit(jax.vmap(block))(jnp.eye(3)), [1, 1, 1])
+        refilled = esjax.host.wrap(host_functions.refill, REFILLED, executor)
+        _is_refilled(jax.vmap(refilled)(jnp.eye(3)), jnp.eye(3))
         killer = esjax.host.wrap(host_functions.faulty, NUMBER, executor)
         with pytest.raises(RuntimeError, match=r"is broken.*use esjax.host.ProcessPool"):
             killer(X, jnp.float32(0.025))
@@ -478,9 +643,15 @@ def _evaluates_as_jax_does(executor):
         found = jax.jit(jax.grad(smoothed, argnums=1))(key, X)
         np.testing.assert_allclose(found, jax.grad(wanted, argnums=1)(key, X), rtol=1e-6)
     assert block.log.evaluations == 64
+    xs = jnp.arange(96.0).reshape(32, 3)
+    _is_refilled(jax.vmap(esjax.host.wrap(host_functions.refill, REFILLED, executor))(xs), xs)
     raising = esjax.host.wrap(host_functions.raises_if_large, NUMBER, executor, on_error=host_functions.nan)
     np.testing.assert_array_equal(jax.vmap(raising)(jnp.array([[0.5], [2.0]])), [1, np.nan])
     assert raising.log.exceptions == 1
+    with pytest.raises(
+        RuntimeError, match=r"^the only sample: ArithmeticError: too large: 2\.000; its input"
+    ):
+        esjax.host.wrap(host_functions.raises_if_large, NUMBER, executor)(jnp.array([2.0]))
     dying = esjax.host.wrap(host_functions.faulty, NUMBER, executor, on_error=host_functions.nan)
     assert np.isnan(dying(X, jnp.float32(0.025)))
     assert dying.log.deaths == 1
