@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esjax import _random
+
 Array = jax.Array
 
 
@@ -118,11 +120,25 @@ def widen(array: Array) -> Array:
     return array.astype(jnp.float32) if narrow else array
 
 
-def narrower(dtypes: list[Any]) -> Callable[[tuple[Array, ...]], list[Array]]:
-    """Returns what gives arrays back the dtypes that they had before `widen`."""
+def plain(leaves: list[Array]) -> tuple[tuple[Array, ...], Callable[[tuple[Array, ...]], list[Array]]]:
+    """Returns arrays as derivative rules take them, and what makes them again what they were.
 
-    def narrow(arrays: tuple[Array, ...]) -> list[Array]:
-        pairs = zip(arrays, dtypes, strict=True)
-        return [array if array.dtype == dtype else array.astype(dtype) for array, dtype in pairs]
+    Narrow floating ones are widened, so that gradients in them are summed in float32; keys are their data, so
+    that JAX's checker of key reuse does not follow them into rules, which evaluate a block again on purpose.
+    """
+    pairs = [_plain(leaf) for leaf in leaves]
+    restorers = [restore for _, restore in pairs]
 
-    return narrow
+    def restore(arrays: tuple[Array, ...]) -> list[Array]:
+        return [restore(array) for restore, array in zip(restorers, arrays, strict=True)]
+
+    return tuple(array for array, _ in pairs), restore
+
+
+def _plain(leaf: Array) -> tuple[Array, Callable[[Array], Array]]:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _random.data_of(leaf)
+    dtype, wide = leaf.dtype, widen(leaf)
+    if wide.dtype == dtype:
+        return wide, lambda array: array
+    return wide, lambda array: array.astype(dtype)

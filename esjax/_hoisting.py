@@ -24,12 +24,12 @@ def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
     is_traced = [isinstance(const, jax.core.Tracer) for const in closed.consts]
     fixed = [const for const, traced in zip(closed.consts, is_traced, strict=True) if not traced]
-    treedef = jax.tree.structure(shape)
+    jaxpr, treedef = closed.jaxpr, jax.tree.structure(shape)
 
     def call(consts: list[Any], *args: Any) -> Any:
         sources = {True: iter(consts), False: iter(fixed)}
         both = [next(sources[traced]) for traced in is_traced]
-        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(closed.jaxpr, both, *jax.tree.leaves(args)))
+        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(jaxpr, both, *jax.tree.leaves(args)))
 
     return call, shape, [const for const, traced in zip(closed.consts, is_traced, strict=True) if traced]
 

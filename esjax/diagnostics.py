@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import check_count, check_positive
+from esjax import _random
+from esjax._check import check_count, check_key, check_positive
 
 __all__ = [
     "Report",
@@ -195,16 +196,18 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
     """
     _check_smoothed(smoothed)
     check_count("num_calls", num_calls)
+    check_key(key)
+    data, as_key = _random.data_of(_random.consumed(jnp.asarray(key)))  # one key for all calls
 
-    def sums(x: Any, key: Any, *args: Any) -> Array:
-        leaves = jax.tree.leaves(smoothed(key, x, *args))
+    def sums(x: Any, data: Any, *args: Any) -> Array:
+        leaves = jax.tree.leaves(smoothed(as_key(data), x, *args))
         return jnp.stack([leaf.sum().astype(jnp.float32) for leaf in leaves]).sum()
 
     call = jax.jit(jax.value_and_grad(sums))
 
     def seconds() -> float:
         start = time.perf_counter()
-        jax.tree.map(lambda leaf: leaf.block_until_ready(), call(x, key, *args))
+        jax.tree.map(lambda leaf: leaf.block_until_ready(), call(x, data, *args))
         return time.perf_counter() - start
 
     seconds()

@@ -220,20 +220,19 @@ def _problem(
     _options.check_groups(options, groups)
     _sharding.check_fits(options.shards, options.num_samples, groups.size)
     functions, consts = _options.functions(options, groups, as_key(data), dim, num_values, dtype)
-    leaves, treedef = jax.tree.flatten((args, fun_consts, consts))
-    leaves = [_flatten.canonical(leaf) for leaf in leaves]
-    narrow = _flatten.narrower([leaf.dtype for leaf in leaves])
+    given, treedef = jax.tree.flatten((args, fun_consts, consts))
+    leaves, restore = _flatten.plain([_flatten.canonical(leaf) for leaf in given])
     unflatten_x = _flatten.unflattener(wide)
 
     def block(z: Array, leaves: Args) -> Array:
-        args, consts, _ = jax.tree.unflatten(treedef, narrow(leaves))
+        args, consts, _ = jax.tree.unflatten(treedef, restore(leaves))
         return _flatten.flatten(call(consts, unflatten_x(z), *args), dtype)
 
     def of_option(name: str) -> Any:
         function = getattr(functions, name)
 
         def with_leaves(leaves: Args, *arrays: Any) -> Any:
-            return function(jax.tree.unflatten(treedef, narrow(leaves))[2][name], *arrays)
+            return function(jax.tree.unflatten(treedef, restore(leaves))[2][name], *arrays)
 
         return None if function is None else with_leaves
 
@@ -259,7 +258,7 @@ def _problem(
         dtype=dtype,
     )
     own = values if wide is x else jax.eval_shape(fun, x, *args)
-    return problem, tuple(_flatten.widen(leaf) for leaf in leaves), _flatten.unflattener(own)
+    return problem, leaves, _flatten.unflattener(own)
 
 
 def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:

@@ -1,5 +1,9 @@
-"""What every test of the core runs under: strict promotion of dtypes and ranks, and a compiler in a hurry."""
+"""What every test runs under: a compiler in a hurry, and JAX's checker of keys that are used twice.
 
+Tests of the core run under strict promotion of dtypes and ranks, too.
+"""
+
+import contextlib
 import gc
 import os
 from importlib.metadata import version
@@ -45,11 +49,13 @@ def compiled(monkeypatch):
 @pytest.fixture(autouse=True)
 def _strict(request):
     jax.config.update("jax_disable_most_optimizations", _IN_A_HURRY and "large" not in request.keywords)
-    if request.path.stem.startswith(("test_train", "test_tasks", "test_benchmarks")):
-        yield  # Optax's Adam itself raises a float to an integer's power
-    else:
-        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-            yield
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.debug_key_reuse(True))
+        # Optax's Adam itself raises a float to an integer's power
+        if not request.path.stem.startswith(("test_train", "test_tasks", "test_benchmarks")):
+            stack.enter_context(jax.numpy_dtype_promotion("strict"))
+            stack.enter_context(jax.numpy_rank_promotion("raise"))
+        yield
 
 
 collect_ignore = ["sharded.py"]  # a script that test_sharding.py runs

@@ -122,7 +122,7 @@ def _estimates(name, noise, estimator, num_keys):
     )
 
     def value(point, key):
-        return smoothed(key, point[:-2].reshape(SHAPES[name]), point[-1], sigma=point[-2])
+        return smoothed(jax.random.clone(key), point[:-2].reshape(SHAPES[name]), point[-1], sigma=point[-2])
 
     def all_of(key):
         at = jnp.asarray(point, jnp.float32)
@@ -215,7 +215,7 @@ def test_a_constant_has_no_gradient(name, estimator):
 )
 def test_chunks_jit_and_scan_change_nothing_and_vmap_is_a_loop(name, estimator):
     x = jnp.asarray(X[name], jnp.float32)
-    keys = jax.random.split(jax.random.key(1), 3)
+    keys = jax.random.split(jax.random.PRNGKey(1), 3)
 
     def gradient(key, **options):
         return jax.grad(_smooth(_block, name, estimator, **options), 1)(key, x, jnp.float32(WEIGHT))
@@ -235,7 +235,7 @@ def test_outside_jit_it_is_compiled_once(compiled):
     x, y = jnp.asarray(X["argmax"], jnp.float32), jnp.ones(3)
     smoothed = _smooth(lambda chosen, y: y[chosen].sum(), "argmax", "score")
     gradient = jax.grad(smoothed, argnums=1)
-    keys = jax.random.key(0), jax.random.key(1)
+    keys = jax.random.PRNGKey(0), jax.random.PRNGKey(1)
     gradient(keys[0], x, y)
     count = len(compiled)
     gradient(keys[1], x, y)
@@ -246,7 +246,7 @@ def test_outside_jit_it_is_compiled_once(compiled):
 
 @pytest.mark.parametrize("estimator", ["score", "local_expectation"])
 def test_forward_mode_is_reverse_mode(estimator):
-    smoothed = partial(_smooth(_block, "argmax", estimator), jax.random.key(2))
+    smoothed = partial(_smooth(_block, "argmax", estimator), jax.random.PRNGKey(2))
     x, direction = jnp.asarray(X["argmax"], jnp.float32), jax.random.normal(jax.random.key(0), (3, 3))
     _, tangent = jax.jvp(lambda x: smoothed(x, jnp.float32(WEIGHT)), (x,), (direction,))
     np.testing.assert_allclose(
@@ -361,7 +361,10 @@ def test_second_derivatives_of_confident_decisions_are_finite(name, x, estimator
 @pytest.mark.parametrize("estimator", ["score", "local_expectation"])
 def test_rbg_keys_draw_the_same_whatever_the_chunks(estimator):
     key, x = jax.random.key(0, impl="rbg"), jnp.asarray(X["argmax"], jnp.float32)
-    values = [_smooth(_block, "argmax", estimator, chunk_size=size)(key, x, WEIGHT) for size in (1, 3, None)]
+    values = [
+        _smooth(_block, "argmax", estimator, chunk_size=size)(jax.random.clone(key), x, WEIGHT)
+        for size in (1, 3, None)
+    ]
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
 
 

@@ -56,7 +56,7 @@ def test_by_default_an_accelerator_works_on_more_samples_at_once(monkeypatch, de
 
 
 def test_chunks_smaller_than_a_group_and_left_over_groups_change_nothing():
-    key, x = jax.random.key(0), jnp.arange(3.0)
+    key, x = jax.random.PRNGKey(0), jnp.arange(3.0)
 
     def sampler(num_samples, dim, noise):
         del num_samples
@@ -274,7 +274,7 @@ def test_rbg_keys_draw_the_same_whatever_the_chunks():
     key = jax.random.key(0, impl="rbg")
     values = [
         esjax.smooth(lambda x: x @ x, sigma=1.0, num_samples=24, sampler=esjax.samplers.iid, chunk_size=size)(
-            key, jnp.ones(2)
+            jax.random.clone(key), jnp.ones(2)
         )
         for size in (None, 8, 5)
     ]
