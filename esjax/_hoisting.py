@@ -35,13 +35,13 @@ def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any
 
 
 def hoisted_elementwise(
-    function: Callable[..., Any], num_args: int, dtype: Any
+    function: Callable[..., Any], *numbers: Array
 ) -> tuple[Callable[..., Any], list[Any]]:
     """As `hoisted`, for a function of numbers that is applied to arrays of one shape, whatever it is.
 
     Where it closes over nothing that is traced, it is called as it is.
     """
-    at_scalars, _, consts = hoisted(function, *(jnp.zeros((), dtype),) * num_args)
+    at_scalars, _, consts = hoisted(function, *numbers)
     if not consts:
         return lambda consts, *arrays: function(*arrays), consts
 

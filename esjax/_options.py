@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import _flatten
-from esjax._check import check_count, check_sigma
+from esjax import _flatten, baselines, noise, samplers
+from esjax._check import check_count, check_sigma, one_of
 from esjax._hoisting import hoisted, hoisted_elementwise
 from esjax._sampling import Shards
 from esjax.baselines import Baseline
@@ -41,13 +41,14 @@ def check(fun: Any, options: Options, sigma: Any, control: Any) -> None:
         raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
     check_sigma(sigma)
     if not isinstance(options.noise, Noise):
-        raise ValueError(f"noise={options.noise!r} is no Noise; use one of esjax.noise, such as normal")
+        remedy = one_of("noise", noise.__all__, options.noise)
+        raise ValueError(f"noise={options.noise!r} is no Noise; {remedy}")
     if not callable(options.sampler):
-        raise ValueError(
-            f"sampler={options.sampler!r} is not callable; use one of esjax.samplers, such as iid"
-        )
+        remedy = one_of("samplers", samplers.__all__, options.sampler)
+        raise ValueError(f"sampler={options.sampler!r} is not callable; {remedy}")
     if not isinstance(options.baseline, Baseline):
-        raise ValueError(f"baseline={options.baseline!r} is no Baseline; use one of esjax.baselines")
+        remedy = one_of("baselines", baselines.__all__, options.baseline)
+        raise ValueError(f"baseline={options.baseline!r} is no Baseline; {remedy}")
     if options.discard is not None and not callable(options.discard):
         raise ValueError(f"discard={options.discard!r} is not callable; pass a function such as jnp.isnan")
     if control is not None:
@@ -80,8 +81,8 @@ def check_groups(options: Options, groups: Any) -> None:
     if num_groups < least:
         raise ValueError(
             f"num_samples={num_samples} makes {num_groups} independent group(s) of {size}, and the baseline "
-            f"compares at least {least}; use num_samples >= {least * size}, or "
-            "baseline=esjax.baselines.none"
+            f"compares at least {least}; use num_samples >= {least * size}, twice that with control, which "
+            "halves them, or baseline=esjax.baselines.none"
         )
 
 
@@ -119,16 +120,22 @@ class Functions(NamedTuple):
 
 
 def functions(
-    options: Options, groups: Groups, key: Any, dim: int, num_values: int, dtype: Any
+    options: Options, groups: Groups, key: Any, dim: int, values: Array
 ) -> tuple[Functions, dict[str, list[Any]]]:
-    """Returns what the options do, and by name of the function the traced values that it closes over."""
+    """Returns what the options do, and by name of the function the traced values that it closes over.
+
+    `values` (num_values,) are any of the dtype that is computed in, which vary as those of fun will.
+    """
+    dtype = values.dtype
     draw, drawn, draw_consts = hoisted(lambda key: groups.draw(key, dtype), jax.random.fold_in(key, 0))
     _check_drawn(options, drawn, (groups.size, dim), dtype)
-    score, score_consts = hoisted_elementwise(options.noise.score, 1, dtype)
-    coefficients, coefficient_consts = hoisted_elementwise(options.baseline.coefficients, 2, dtype)
+    score, score_consts = hoisted_elementwise(options.noise.score, values.sum())
+    coefficients, coefficient_consts = hoisted_elementwise(
+        options.baseline.coefficients, values.sum(), values.sum()
+    )
     at_input, share_consts = _share(options.baseline.at_input)
-    transform, transform_consts = _transform(options, dtype)
-    discard, discard_consts = _discard(options, num_values, dtype)
+    transform, transform_consts = _transform(options, values)
+    discard, discard_consts = _discard(options, values)
     consts = {
         "draw": draw_consts,
         "score": score_consts,
@@ -155,18 +162,17 @@ def _share(share: Any) -> tuple[Callable[..., Any] | None, list[Any]]:
     return (None if share == 0 else lambda consts: share), []
 
 
-def _transform(options: Options, dtype: Any) -> tuple[Callable[..., Array] | None, list[Any]]:
+def _transform(options: Options, values: Array) -> tuple[Callable[..., Array] | None, list[Any]]:
     if options.baseline.transform is None:
         return None, []
-    like = jnp.zeros(options.num_samples, dtype)
+    like = jnp.broadcast_to(values.sum(), options.num_samples)
     transform, _, consts = hoisted(options.baseline.transform, like, like)
     return transform, consts
 
 
-def _discard(options: Options, num_values: int, dtype: Any) -> tuple[Callable[..., Array] | None, list[Any]]:
+def _discard(options: Options, values: Array) -> tuple[Callable[..., Array] | None, list[Any]]:
     if options.discard is None:
         return None, []
-    like = jnp.zeros(num_values, dtype)
-    of_values, found, consts = hoisted(_flatten.checked("discard", options.discard), like)
-    _check_discarded(found, like)
+    of_values, found, consts = hoisted(_flatten.checked("discard", options.discard), values)
+    _check_discarded(found, values)
     return lambda consts, values: of_values(consts, values).any(), consts

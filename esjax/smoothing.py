@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from esjax import (
@@ -27,6 +28,7 @@ from esjax._check import check_count, check_key, check_num_samples, check_sigma
 from esjax._hoisting import hoisted
 from esjax._options import Options
 from esjax._sampling import Args, Problem
+from esjax._signature import SIGNATURE
 from esjax.diagnostics import Report
 
 Array = jax.Array
@@ -129,6 +131,9 @@ class Smoothed:
         num_samples: N, evaluations of the block per call.
     """
 
+    __name__ = "smoothed"  # `jax.named_call` asks for one
+    __signature__ = SIGNATURE
+
     def __init__(
         self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
     ) -> None:
@@ -138,6 +143,11 @@ class Smoothed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Smoothed, self._parts  # a compiled function cannot be pickled
+
+    def __repr__(self) -> str:
+        _, sigma, num_samples = self._parts
+        shown = jax.tree.map(lambda leaf: str(jax.typeof(leaf)) if np.ndim(leaf) else leaf, sigma)
+        return f"<function smoothed by num_samples={num_samples}, sigma={shown}>"
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
@@ -150,7 +160,7 @@ class Smoothed:
     def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
         check_key(key)
         _flatten.check_arrays(x, "x", "pass arrays")
-        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
+        _flatten.check_args(args)
         if sigma is not None:
             check_sigma(sigma)
         try:
@@ -219,7 +229,8 @@ def _problem(
     groups = options.sampler(options.num_samples, dim, options.noise)
     _options.check_groups(options, groups)
     _sharding.check_fits(options.shards, options.num_samples, groups.size)
-    functions, consts = _options.functions(options, groups, as_key(data), dim, num_values, dtype)
+    any_values = _mapping.varying_like(jnp.zeros(num_values, dtype), data)
+    functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
     given, treedef = jax.tree.flatten((args, fun_consts, consts))
     leaves, restore = _flatten.plain([_flatten.canonical(leaf) for leaf in given])
     unflatten_x = _flatten.unflattener(wide)

@@ -58,4 +58,4 @@ def _strict(request):
         yield
 
 
-collect_ignore = ["sharded.py"]  # a script that test_sharding.py runs
+collect_ignore = ["placed.py", "sharded.py"]  # scripts that tests run with more devices
