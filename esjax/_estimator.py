@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from esjax import _sampling, _statistics, _sums
+from esjax import _mapping, _sampling, _statistics, _sums
+from esjax._products import matmul
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Gradients, Values, Wanted
 from esjax._surrogate import surrogate
@@ -180,11 +181,16 @@ def _in_moved(
 
 
 def _jvp_by_reverse_mode(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
-    """Returns the tangent of `function`, as the transpose of its vjp.
+    """Returns the tangent of `function` (m,), as the product of what its vjp says: Σ J ẋ.
 
     So a block with a `jax.custom_vjp` of somebody's is never asked for forward mode, which it has not.
     """
     value_of, chosen, directions = _in_moved(function, items, tangents)
     value, vjp = jax.vjp(value_of, chosen)
-    (tangent,) = jax.linear_transpose(lambda cotangent: vjp(cotangent)[0], value)(directions)
-    return tangent
+    each_value = _mapping.varying_like(jnp.eye(value.size, dtype=value.dtype), value)
+    (rows,) = jax.vmap(vjp)(each_value)
+    moved = jnp.zeros_like(value)
+    for row, direction in zip(rows, directions, strict=True):
+        product = matmul(row.reshape(value.size, -1), direction.reshape(-1))
+        moved = moved + jnp.real(product).astype(value.dtype)
+    return moved

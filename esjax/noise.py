@@ -56,7 +56,7 @@ class Noise(NamedTuple):
     def __reduce__(self) -> Any:
         """Pickles a noise of this module by its name, so that another process has the same."""
         name = next((name for name in __all__ if globals().get(name) is self), None)
-        return name or tuple.__reduce_ex__(self, 2)
+        return name or (Noise, tuple(self))
 
 
 # --- drawing by inversion ---------------------------------------------------------------------------

@@ -93,7 +93,9 @@ def orthogonal(num_samples: int, dim: int, noise: Noise) -> Groups:
     are two to compare, and at most 2¹⁶ numbers: making n directions orthogonal takes O(n² D).
     """
     _check(num_samples, dim, noise)
-    size = max(min(dim, _half(num_samples, dim)), 1)
+    if dim == 0:
+        return iid(num_samples, dim, noise)
+    size = min(dim, _half(num_samples, dim))
 
     def draw(key: Any, dtype: Any) -> Array:
         return _from_normal(noise, _orthogonal_normal(key, size, dim, dtype))

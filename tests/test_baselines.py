@@ -87,3 +87,35 @@ def test_ranks_of_discarded_samples_do_not_count():
 def test_a_nan_stays_a_nan_among_ranks():
     ranks = esjax.baselines.centered_rank.transform(jnp.array([3.0, jnp.nan]), jnp.ones(2))
     assert jnp.isnan(ranks[1])
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_half_of_one_and_half_of_another_leave_nothing_of_a_constant(outputs):
+    one_out = esjax.baselines.leave_one_out
+    half = one_out._replace(
+        coefficients=lambda *counts: tuple(each / 2 for each in one_out.coefficients(*counts)), at_input=0.5
+    )
+
+    def gradient(block, baseline):
+        options = {"sigma": 1.0, "num_samples": 32, "sampler": esjax.samplers.iid, "baseline": baseline}
+        smoothed = esjax.smooth(lambda x: block(x) * jnp.ones(outputs), **options)
+        return jax.jit(jax.jacrev(smoothed, 1))(jax.random.PRNGKey(0), jnp.array([0.2, -0.6]))
+
+    constant = gradient(lambda x: 1000 + 0 * x.sum(), half)
+    np.testing.assert_allclose(constant, 0 * constant, atol=1e-3)
+    parts = [gradient(lambda x: jnp.floor(2 * x).sum(), each) for each in (one_out, esjax.baselines.at_input)]
+    mixed = gradient(lambda x: jnp.floor(2 * x).sum(), half)
+    np.testing.assert_allclose(mixed, (parts[0] + parts[1]) / 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "ranks"),
+    [
+        ([1.0, 2.0, np.inf, 0.0], [1, 1, 1, 0], [-0.5, 0.0, 0.5]),
+        ([-np.inf, np.inf, np.inf, 0.0], [1, 1, 1, 0], [-0.5, 0.25, 0.25]),
+        ([3.0, np.inf, np.inf, np.inf], [1, 0, 0, 0], [0.0]),
+    ],
+)
+def test_infinite_values_have_ranks_beside_discarded_ones(values, kept, ranks):
+    found = esjax.baselines.centered_rank.transform(jnp.array(values), jnp.array(kept, jnp.float32))
+    np.testing.assert_allclose(found[: len(ranks)], ranks)

@@ -134,3 +134,21 @@ def test_one_sound_group_still_has_a_gradient():
     )
     value, gradient = jax.value_and_grad(smoothed, 1)(key, 0.0, (first + second) / 2)
     np.testing.assert_allclose([value, gradient], [3, 3 * first], rtol=1e-6)
+
+
+def test_gradients_in_args_of_many_rbg_keys_are_finite_and_right():
+    """Under `jax.vmap`, JAX draws other numbers for the same key of this kind if it is folded with others."""
+    smoothed = esjax.smooth(
+        lambda z, a: jnp.sqrt(a * z),
+        sigma=1.0,
+        num_samples=16,
+        sampler=esjax.samplers.iid,
+        discard=jnp.isnan,
+        chunk_size=4,
+    )
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), 400)
+    slopes = jax.jit(jax.vmap(jax.grad(smoothed, argnums=2), (0, None, None)))(keys, 0.1, 2.0)
+    z = np.linspace(0, 12, 200_001)[1:]
+    density = norm.pdf(z - 0.1) / norm.pdf(z - 0.1).sum()
+    exact = (density * np.sqrt(z)).sum() / (2 * 2**0.5)
+    assert abs(slopes.mean() - exact) < 4 * slopes.std() / len(keys) ** 0.5

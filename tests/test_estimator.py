@@ -132,3 +132,144 @@ def test_gradients_in_narrow_args_are_summed_in_float32(dtype, outputs):
     )
     gradient = jax.grad(lambda a: smoothed(jax.random.key(0), 0.0, a)[0])(jnp.ones((), dtype))
     assert gradient.dtype == dtype and float(gradient) == 100
+
+
+# --- one object, several patterns --------------------------------------------------------------------
+
+
+def test_one_object_is_differentiated_in_other_inputs_at_each_call_of_one_program():
+    smoothed = esjax.smooth(lambda x, w: x * w, sigma=0.1, num_samples=512)
+    first, second = jax.random.split(jax.random.key(0))
+    constant, (x, w) = jax.lax.stop_gradient, (jnp.array([1.0, 2.0]), jnp.array([3.0, -4.0]))
+
+    def both(x, w):
+        return (smoothed(first, x, constant(w)) + smoothed(second, constant(x), w)).sum()
+
+    in_x, in_w = jax.jit(jax.grad(both, (0, 1)))(x, w)
+    np.testing.assert_allclose(in_x, w, atol=0.5)  # about 4 standard errors of 0.13
+    np.testing.assert_allclose(in_w, x, atol=0.05)
+    keys = jax.random.split(jax.random.PRNGKey(1), 3)
+
+    def recurrent(smoothed, x, w):
+        return jax.lax.scan(lambda x, key: (smoothed(key, x, w), None), x, keys)[0].sum()
+
+    fresh = esjax.smooth(lambda x, w: x * w, sigma=0.1, num_samples=512)
+    wanted = jax.jit(jax.grad(lambda x, w: recurrent(fresh, x, w), (0, 1)))(x, w)
+    found = [jax.jit(jax.grad(lambda x, w: recurrent(smoothed, x, w), n))(x, w) for n in (1, 0)]
+    np.testing.assert_allclose(found, wanted[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_vjp_that_is_kept_is_not_that_of_a_later_call(outputs):
+    smoothed = esjax.smooth(lambda x, w: w * _step(x) * jnp.ones(outputs), sigma=0.5, num_samples=64)
+    key, at = jax.random.PRNGKey(0), (jnp.float32(0.3), jnp.float32(2.0), jnp.float32(0.5))
+
+    def of(numbers):
+        def function(*moved):
+            x, w, sigma = (dict(zip(numbers, moved, strict=True)).get(n, at[n]) for n in range(3))
+            return smoothed(key, x, w, sigma=sigma).sum()
+
+        return jax.vjp(function, *(at[n] for n in numbers))[1]
+
+    wanted = of((0, 1, 2))(1.0)
+    pulls = [(numbers, of(numbers)) for numbers in ((0,), (2,), (1,), (0, 2), (1, 2))]
+    for numbers, pull in pulls:
+        np.testing.assert_allclose(pull(1.0), [wanted[n] for n in numbers], rtol=1e-5)
+
+
+# --- second derivatives through rules of others -----------------------------------------------------
+
+
+@jax.custom_vjp
+def _square(w):
+    return w * w
+
+
+_square.defvjp(lambda w: (w * w, w), lambda w, cotangent: (2 * w * cotangent,))
+
+
+@jax.custom_vjp
+def _clipped(w):
+    return w * w
+
+
+_clipped.defvjp(lambda w: (w * w, w), lambda w, cotangent: (2 * w * jnp.clip(cotangent, -9, 9),))
+
+
+@pytest.mark.parametrize("square", [_square, _clipped])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_hessians_in_args_go_through_somebodys_custom_vjp(square, outputs):
+    weights, w = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
+
+    def block(x, w):
+        return (0 * x + square(w) @ weights) * jnp.arange(1.0, outputs + 1)
+
+    smoothed = esjax.smooth(block, sigma=1.0, num_samples=8)
+
+    def function(w):
+        return smoothed(jax.random.PRNGKey(0), 0.0, w).sum()
+
+    scale = outputs * (outputs + 1) / 2
+    np.testing.assert_allclose(jax.jit(jax.hessian(function))(w), scale * np.diag([2, 4]), atol=1e-4)
+    both = jax.jit(lambda w: jax.jvp(jax.value_and_grad(function), (w,), (jnp.array([1.0, 1.0]),))[1])(w)
+    np.testing.assert_allclose(both[0], scale * (2 * w) @ weights, rtol=1e-5)
+    np.testing.assert_allclose(both[1], scale * np.array([2, 4]), rtol=1e-5)
+
+
+def test_a_smoothed_function_in_a_block_has_second_derivatives_in_all_arguments():
+    """F(x, w) = w² (x² + 2 σ²), of a quadratic that is smoothed twice."""
+    inner = esjax.smooth(lambda x, w: (w * x) ** 2, sigma=0.5, num_samples=4)
+
+    def block(x, w, key):
+        return inner(key, x, w)
+
+    outer = esjax.smooth(block, sigma=0.5, num_samples=8)
+
+    def hessian(keys):
+        found = jax.hessian(lambda x, w: outer(keys[0], x, w, keys[1]), (0, 1))(0.7, 1.5)
+        return jnp.array(found)
+
+    keys = jax.random.split(jax.random.PRNGKey(0), (2000, 2))
+    draws = np.asarray(jax.jit(jax.vmap(hessian))(keys), np.float64)
+    x, w, variance = 0.7, 1.5, 0.25
+    exact = np.array([[2 * w**2, 4 * w * x], [4 * w * x, 2 * (x**2 + 2 * variance)]])
+    assert (np.abs(draws.mean(0) - exact) < 4 * draws.std(0) / len(draws) ** 0.5).all()
+
+
+# --- coordinates that are infinite -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_infinite_coordinates_have_no_part_in_derivatives_and_spoil_none(outputs):
+    """A masked logit: what the other two give, by the same draws."""
+    masked, plain = jnp.array([0.3, -jnp.inf, -0.2]), jnp.array([0.3, -0.2])
+
+    def sampler(num_samples, dim, noise):  # the second of three coordinates is drawn, and is not seen
+        def draw(key, dtype):
+            eps = noise.sample(key, (1, 3), dtype)
+            return eps if dim == 3 else eps[:, ::2]
+
+        return esjax.samplers.Groups(1, draw)
+
+    smoothed = esjax.smooth(
+        lambda x: (jnp.max(x) > 0.4).astype(x.dtype) * jnp.ones(outputs),
+        sigma=1.0,
+        num_samples=32,
+        sampler=sampler,
+    )
+
+    def function(sigma, x):
+        return smoothed(jax.random.PRNGKey(0), x, sigma=sigma).sum()
+
+    def all_of(x):
+        first = jax.grad(function, (0, 1))(1.0, x)
+        return first, jax.hessian(function, (0, 1))(1.0, x)
+
+    (in_sigma, in_x), ((ss, sx), (xs, xx)) = jax.jit(all_of)(masked)
+    (plain_sigma, plain_x), ((plain_ss, plain_sx), (_, plain_xx)) = jax.jit(all_of)(plain)
+    for found, wanted in ((in_sigma, plain_sigma), (ss, plain_ss)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    for found, wanted in ((in_x, plain_x), (sx, plain_sx), (xs, plain_sx)):
+        np.testing.assert_allclose(found, np.insert(wanted, 1, 0), rtol=1e-4, atol=1e-6)
+    expected = np.insert(np.insert(plain_xx, 1, 0, axis=0), 1, 0, axis=1)
+    np.testing.assert_allclose(xx, expected, rtol=1e-4, atol=1e-6)

@@ -1,11 +1,15 @@
 """The noise distributions against SciPy's, quadrature and finite differences."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+import esjax
 from esjax import _random, noise
 from esjax.benchmarks import references
 
@@ -116,3 +120,18 @@ def test_gumbel_noise_makes_an_argmax_a_softmax():
     probabilities = np.asarray(jax.nn.softmax(logits / 0.7))
     errors = frequencies - probabilities
     assert (np.abs(errors) < 4 * np.sqrt(probabilities * (1 - probabilities) / size)).all()
+
+
+@every_noise
+def test_a_noise_that_was_pickled_is_the_same(name):
+    chosen = getattr(noise, name)
+    again = pickle.loads(pickle.dumps(chosen))
+    assert again == chosen == copy.deepcopy(chosen)
+    own = chosen._replace(symmetric=None)
+    assert copy.copy(own) == own != chosen
+
+
+def test_a_noise_that_was_pickled_has_its_closed_form():
+    again = pickle.loads(pickle.dumps(noise.gumbel))
+    probs = esjax.exact.argmax_probs(jnp.array([1.0, 0.0]), 1.0, noise=again)
+    np.testing.assert_allclose(probs, jax.nn.softmax(jnp.array([1.0, 0.0])), rtol=1e-6)

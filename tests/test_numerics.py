@@ -99,3 +99,48 @@ def _products(jaxpr):
             yield equation
         for inner in jaxprs_in_params(equation.params):
             yield from _products(inner)
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - NO_KEY))
+def test_a_call_consumes_its_key(name):
+    key, x = jax.random.key(0), jnp.asarray(X, jnp.float32)
+    CASES[name](key, x)
+    with pytest.raises(jax.errors.KeyReuseError):
+        CASES[name](key, x)
+
+
+def test_what_is_drawn_again_on_purpose_passes_the_checker_of_keys():
+    one = esjax.smooth(lambda x: jnp.floor(x).sum(), sigma=0.5, num_samples=16)
+    several = esjax.smooth(jnp.floor, sigma=0.5, num_samples=16, chunk_size=4)
+    for number, call in enumerate(
+        (
+            lambda key, x: jax.grad(one, 1)(key, x),
+            lambda key, x: jax.jacrev(several, 1)(key, x),
+            lambda key, x: jax.hessian(one, 1)(key, x),
+            lambda key, x: jax.vmap(one.with_info, (0, None))(jax.random.split(key, 3), x),
+            lambda key, x: esjax.sigma.calibrate(
+                lambda x: (jnp.floor(x) ** 2).sum(), key, x, num_samples=8, num_steps=3
+            ),
+        )
+    ):
+        call(jax.random.key(number), jnp.full(3, 2.5))
+
+
+def test_an_infinite_score_is_decided_and_has_no_part_in_derivatives_in_sigma():
+    smoothed = esjax.smooth_decisions(
+        lambda decisions: decisions.sum().astype(jnp.float32),
+        decision=esjax.decisions.threshold,
+        sigma=1.0,
+        estimator=esjax.decisions.enumeration,
+        noise=esjax.noise.gumbel,
+    )
+
+    def value(sigma):
+        return smoothed(jax.random.PRNGKey(0), jnp.array([0.5, jnp.inf, -jnp.inf]), sigma=sigma)
+
+    def exact(sigma):
+        return -jnp.expm1(-jnp.exp(0.5 / sigma - np.euler_gamma))
+
+    for found, wanted in ((jax.grad(value), jax.grad(exact)), (jax.hessian(value), jax.hessian(exact))):
+        np.testing.assert_allclose(jax.jit(found)(1.0), wanted(1.0), rtol=1e-5)
+    assert np.isnan(jax.jit(lambda x: smoothed(jax.random.PRNGKey(0), x))(jnp.array([0.5, jnp.nan])))

@@ -299,3 +299,111 @@ def test_arrays_of_numpy_may_be_mapped_over_inside_jit():
     ours = jax.jit(jax.value_and_grad(functools.partial(value, mapped=(keys, xs, labels, sigmas))))(1.0)
     wanted = value(1.0, mapped=jax.tree.map(jnp.asarray, (keys, xs, labels, sigmas)))
     np.testing.assert_array_equal(ours[0], wanted)
+
+
+# --- options that close over traced values, and are sent to other processes -------------------------
+
+
+def _student(freedom):
+    """Student's noise, whose density and draws close over its degrees of freedom."""
+    return esjax.noise.normal._replace(
+        sample=lambda key, shape, dtype: jax.random.t(key, freedom, shape, dtype),
+        score=lambda eps: (freedom + 1) * eps / (freedom + eps * eps),
+        icdf=None,
+    )
+
+
+def _mixed(share):
+    """A share of the mean of the others, the rest of f(x)."""
+    one_out = esjax.baselines.leave_one_out
+    return one_out._replace(
+        coefficients=lambda in_group, in_all: tuple(
+            (1 - share) * each for each in one_out.coefficients(in_group, in_all)
+        ),
+        at_input=share,
+    )
+
+
+def _clipping(bound):
+    return esjax.baselines.centered_rank._replace(transform=lambda values, kept: jnp.clip(values, 0, bound))
+
+
+TRACED = {
+    "noise": lambda t: {"noise": _student(t), "sampler": esjax.samplers.iid},
+    "sampler": lambda t: {
+        "sampler": lambda num_samples, dim, noise: esjax.samplers.Groups(
+            1, lambda key, dtype: jnp.sign(t) * noise.sample(key, (1, dim), dtype)
+        )
+    },
+    "baseline": lambda t: {"baseline": _mixed(t / 8)},
+    "transform": lambda t: {"baseline": _clipping(t)},
+    "discard": lambda t: {"discard": lambda values: values > t},
+    "control": lambda t: {
+        "control": (lambda x: t * x.sum() * jnp.ones(1), lambda x, sigma: t * x.sum() * jnp.ones(1))
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_options_may_close_over_traced_values(name):
+    def value_and_gradients(t):
+        smoothed = esjax.smooth(
+            lambda x: jnp.floor(3 * x).sum()[None], sigma=0.5, num_samples=16, **TRACED[name](t)
+        )
+
+        def function(x, sigma):
+            return smoothed(jax.random.PRNGKey(0), x, sigma=sigma).sum()
+
+        at = jnp.array([0.2, 0.6]), 0.5
+        return jax.value_and_grad(function, (0, 1))(*at), jax.hessian(function)(*at)
+
+    traced = jax.jit(jax.vmap(value_and_gradients))(jnp.array([2.0, 4.0]))
+    known = [jax.jit(functools.partial(value_and_gradients, t))() for t in (2.0, 4.0)]
+    for found, *wanted in zip(*map(jax.tree.leaves, (traced, *known)), strict=True):
+        np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_in_what_the_noise_closes_over_is_refused_and_not_0():
+    def value(freedom, x):
+        smoothed = esjax.smooth(
+            jnp.floor, sigma=0.5, num_samples=4, noise=_student(freedom), sampler=esjax.samplers.iid
+        )
+        return smoothed(jax.random.PRNGKey(0), x)
+
+    for function in (value, jax.jit(value), jax.grad(value, 1)):
+        with pytest.raises(ValueError, match=r"closes over a value that is differentiated.*stop_gradient"):
+            jax.grad(function)(4.0, 0.3)
+    stopped = jax.grad(lambda t, x: value(jax.lax.stop_gradient(t), x), (0, 1))(4.0, 0.3)
+    assert stopped[0] == 0 and np.isfinite(stopped[1])
+
+
+def test_the_default_generator_of_keys_may_change():
+    smoothed = esjax.smooth(jnp.floor, sigma=0.5, num_samples=8)
+    smoothed(jax.random.PRNGKey(0), 0.1)
+    with jax.default_prng_impl("rbg"):
+        key = jax.random.PRNGKey(0)
+        assert key.shape == (4,)
+        found = smoothed(key, 0.1)
+    assert found == smoothed(jax.random.key(0, impl="rbg"), 0.1)
+    with pytest.raises(ValueError, match="is not one PRNG key"):
+        smoothed(key, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_x_is_perturbed_in_float32(dtype):
+    """Of two equal logits each wins half of the time; bfloat16 would round many a sum to the other's."""
+    logits = jnp.full(2, 100, dtype)
+    smoothed = esjax.smooth(esjax.blocks.accuracy, sigma=0.5, num_samples=4096)
+    value, gradient = jax.value_and_grad(smoothed, 1)(jax.random.key(0), logits, 1)
+    assert value.dtype == gradient.dtype == dtype
+    exact = norm.pdf(0.0) / (0.5 * 2**0.5)
+    assert abs(float(value) - 0.5) < 4 * 0.5 / 64
+    np.testing.assert_allclose(gradient.astype(jnp.float32), [-exact, exact], atol=4 * 0.5 / 64 / 0.5)
+
+
+@pytest.mark.parametrize("name", ["iid", "antithetic", "orthogonal", "latin_hypercube", "sobol", "auto"])
+def test_x_may_have_no_coordinates(name):
+    sampler = getattr(esjax.samplers, name)
+    smoothed = esjax.smooth(lambda x, a: a + x.sum(), sigma=1.0, num_samples=8, sampler=sampler)
+    value, gradients = jax.value_and_grad(smoothed, (1, 2))(jax.random.key(0), jnp.zeros(0), 2.0)
+    assert value == 2 and gradients[0].shape == (0,) and gradients[1] == 1
