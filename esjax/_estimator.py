@@ -31,7 +31,7 @@ Array = jax.Array
 def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report | None]:
     """Returns the mean (num_values,) of the block's values over the samples kept, and a report if wanted."""
     if problem.informed:
-        value, saved = _sums.value_and_values(problem, key, inputs)
+        value, saved = _sums.value_and_values(problem, key, inputs, for_derivatives=False)
         return value, _statistics.report(problem, key, inputs, saved)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
@@ -51,7 +51,7 @@ def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) 
     """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`."""
     if _sums.one_pass(problem):
         return _sums.value_and_gradients(problem, wanted, key, inputs)
-    return _sums.value_and_values(problem, key, inputs)
+    return _sums.value_and_values(problem, key, inputs, for_derivatives=any(wanted[2:]))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -160,7 +160,7 @@ pull_back.defjvp(_pull_back_jvp, symbolic_zeros=True)
 
 def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
     """Returns the values of all samples, which no derivative goes through."""
-    return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs))[1]
+    return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs), for_derivatives=True)[1]
 
 
 def _moved(tangents: Inputs) -> Wanted:

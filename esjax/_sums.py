@@ -26,7 +26,7 @@ class Values(NamedTuple):
         values: (num_samples, num_values), 0 where discarded.
         kept: (num_samples,) 1 or, where discarded, 0.
         at_input: f(x) (num_values,), where the baseline asks for it.
-        sound: ε (dim,) of a sample that was kept, where some may be discarded, else (0,).
+        sound: ε (dim,) of a sample that was kept, where it is asked for and some may be discarded, else (0,).
     """
 
     values: Array
@@ -144,14 +144,20 @@ class _Found(NamedTuple):
     eps: Array
 
 
-def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Values]:
-    """Returns the mean (num_values,) over the samples kept, and the values of all."""
+def value_and_values(
+    problem: Problem, key: Any, inputs: Inputs, *, for_derivatives: bool
+) -> tuple[Array, Values]:
+    """Returns the mean (num_values,) over the samples kept, and the values of all.
+
+    `for_derivatives`: whether the block will be differentiated at them, for which a sound one is looked for.
+    """
+    finds = for_derivatives and problem.discard is not None
 
     def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
         eps = _sampling.draw(problem, key, inputs, start, count)
         values = _sampling.evaluate(problem, inputs, eps)
         kept = keep(problem, inputs, values)
-        if problem.discard is not None:
+        if finds:
             eps = jnp.where(found.any, found.eps, eps[kept.argmax().astype(jnp.int32)])
             found = _Found(found.any | kept.any(), eps)
         return found, (jnp.where(kept[:, None] > 0, values, 0), kept)
@@ -159,8 +165,8 @@ def value_and_values(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array,
     def common(found: _Found) -> Array:
         return _sampling.of_first_device(problem, found.any, found.eps)
 
-    size = 0 if problem.discard is None else problem.dim
-    nothing = _Found(_mapping.varying_like(jnp.zeros((), bool), key), _sampling.zeros(problem, key, size))
+    no_eps = _sampling.zeros(problem, key, problem.dim if finds else 0)
+    nothing = _Found(_mapping.varying_like(jnp.zeros((), bool), key), no_eps)
     sound, (values, kept) = _sampling.fold(problem, step, nothing, common)
     saved = Values(values, kept, _sampling.value_at_input(problem, inputs), sound)
     return mean(saved), saved
@@ -255,7 +261,7 @@ def _scores(problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array) -> lis
     """
     x, sigma, *_ = inputs
     in_x = problem.score(inputs[2:], eps)
-    in_sigma = jnp.where(jnp.isinf(x)[None], 0, in_x * eps - 1)
+    in_sigma = (in_x * eps - 1) * (~jnp.isinf(x)[None]).astype(eps.dtype)
     in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
     return [in_x if wanted[0] else None, in_sigma if wanted[1] else None]
 
