@@ -1,6 +1,7 @@
 """Refusals: the checks of options that every public function shares."""
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from numbers import Real
 from typing import Any
@@ -99,6 +100,14 @@ def check_sigma(sigma: Any) -> None:
             )
 
 
+def one_of(namespace: str, names: Iterable[str], value: Any) -> str:
+    """Returns the remedy for an option that is none of a namespace's, and may be the name of one."""
+    names = [name for name in names if name.islower()]  # what begins with a capital is a type
+    if isinstance(value, str) and value in names:
+        return f"pass esjax.{namespace}.{value} itself, not its name"
+    return f"use one of esjax.{namespace}: {', '.join(names)}"
+
+
 def known(array: Any, counted: Any = True) -> np.ndarray | None:
     """Returns the numbers of an array, where `counted`. None: it is traced, so they cannot be looked at."""
     if isinstance(array, jax.core.Tracer) or isinstance(counted, jax.core.Tracer):
@@ -148,6 +157,11 @@ def _raw_shape(impl: str) -> tuple[int, ...]:
 
 def check_key(key: Any) -> None:
     """Raises `ValueError` unless `key` is one PRNG key, typed or raw."""
+    if type(key).__module__.startswith("flax.nnx") and type(key).__name__ in ("Rngs", "RngStream"):
+        raise ValueError(
+            f"key is an nnx.{type(key).__name__}, which makes keys when called; pass one, such as rngs() of "
+            "its default stream, or rngs.params() of one named params"
+        )
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return

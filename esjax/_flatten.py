@@ -1,6 +1,7 @@
 """One vector for a pytree of arrays, so that the estimators see (dim,) and (num_samples, dim) only."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,22 @@ from esjax import _random
 
 Array = jax.Array
 
+_COMPLEX = (
+    "use its real and imaginary parts as two leaves, (z.real, z.imag), and jax.lax.complex to join them again"
+)
+_WRAP = "esjax.host.wrap"
+_NO_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_NO_NUMBERS_TEXT = re.compile(r"Tracer\b(?!\(| has no attribute [a-z])|of concrete values|must be static int")
+"""In errors of Python and of libraries, which name the type that they cannot take, and in two of JAX's.
+
+(A tracer followed by a bracket is one's text, which any error may quote, and x.summ() is misspelt.)
+"""
+
 
 def accumulator_dtype(tree: Any) -> Any:
     """Returns the dtype to sum in: float32, or wider where a leaf is wider."""
@@ -20,13 +37,43 @@ def accumulator_dtype(tree: Any) -> Any:
 
 
 def check_arrays(tree: Any, name: str, remedy: str) -> None:
-    """Raises `ValueError` for the first leaf of `tree` that is no array or number, naming its path."""
+    """Raises `ValueError` for the first leaf of `tree` that is no array or number, naming its path.
+
+    So it does for integers that JAX would wrap, since it holds them in 32 bits.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = f"{name}{jax.tree_util.keystr(path)}"
         try:
             jax.typeof(leaf)
         except TypeError:
-            where = f"{name}{jax.tree_util.keystr(path)}"
             raise ValueError(f"{where}={leaf!r} is no array or number; {remedy}") from None
+        wrapped = _wrapped(leaf)
+        if wrapped is not None:
+            raise ValueError(
+                f"{where} holds {wrapped}, for which JAX has not enough bits and would take another number; "
+                'number anew what it counts, or use jax.config.update("jax_enable_x64", True)'
+            )
+
+
+def _wrapped(leaf: Any) -> int | None:
+    """Returns the first integer of `leaf` that JAX would wrap, if there is one."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return None
+    given = np.asarray(leaf)
+    if given.dtype.kind not in "iu":
+        return None
+    held = given.astype(jax.dtypes.canonicalize_dtype(given.dtype))
+    wrong = given[given != held]
+    return int(wrong.flat[0]) if wrong.size else None
+
+
+def check_args(args: Any) -> None:
+    """Raises `ValueError` for the first leaf of what is passed on to `fun` that is no array or number."""
+    remedy = (
+        "let fun close over what all calls share, as functools.partial does; in place of text pass its index "
+        "in a list, and have it looked up by the python_fun of esjax.host.wrap"
+    )
+    check_arrays(args, "args", remedy)
 
 
 def canonical(leaf: Any) -> Array:
@@ -45,6 +92,8 @@ def check_floating(tree: Any, name: str, remedy: str) -> None:
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             where = f"{name}{jax.tree_util.keystr(path)}"
+            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                remedy = _COMPLEX
             raise ValueError(f"{where} has dtype {leaf.dtype}, which cannot be smoothed; {remedy}")
 
 
@@ -104,14 +153,41 @@ def flatten_sigma(sigma: Any, x: Any, dtype: Any) -> Array:
 
 
 def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function`, which raises `ValueError` where its value is not made of arrays."""
+    """Returns `function`, which raises `ValueError` where JAX cannot trace it, or its value has no arrays."""
 
     def call(*args: Any) -> Any:
-        value = function(*args)
+        value = traceable(name, function)(*args)
         check_arrays(value, f"the value of {name}", f"return arrays from {name}")
         return value
 
     return call
+
+
+def traceable(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `function`, which raises `ValueError` where it needs the numbers of a traced array."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if _WRAP in str(error) or not _needs_numbers(error):  # or it is said already, of what it calls
+                raise
+            raise ValueError(
+                f"{name} is traced by JAX, once for all samples, when its arrays have no numbers; use "
+                "jnp.where in place of if, jax.numpy in place of NumPy, and neither float() nor .item(), let "
+                "it close over flags and sizes, as functools.partial does, or have Python called by "
+                f"{_WRAP}(python_fun, jax.ShapeDtypeStruct(shape, dtype))"
+            ) from error
+
+    return call
+
+
+def _needs_numbers(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised of, says that a traced array is not of numbers."""
+    if error is None or isinstance(error, jax.errors.UnexpectedTracerError):
+        return False
+    is_jax = isinstance(error, _NO_NUMBERS) or _NO_NUMBERS_TEXT.search(str(error))
+    return bool(is_jax) or _needs_numbers(error.__cause__)
 
 
 def widen(array: Array) -> Array:

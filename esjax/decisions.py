@@ -18,9 +18,10 @@ import numpy as np
 
 from esjax import _exact_scores, _flatten, _laws, _mapping, _sharding, exact
 from esjax import noise as _noise
-from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma, known
+from esjax._check import as_array, check_count, check_key, check_num_samples, check_sigma, known, one_of
 from esjax._decision_estimators import Block, Estimator, enumeration, local_expectation, score
 from esjax._laws import Law
+from esjax._signature import SIGNATURE
 
 __all__ = [
     "Block",
@@ -38,6 +39,9 @@ __all__ = [
 
 Array = jax.Array
 Decision = Callable[[Array, Array, _noise.Noise | None], Law]
+
+_DECISIONS = ("argmax", "threshold", "ranking")
+_ESTIMATORS = ("score", "local_expectation", "enumeration")
 
 
 # --- decisions ---------------------------------------------------------------------------------------
@@ -144,7 +148,8 @@ def smooth_decisions(
 
     Raises:
         ValueError: an option is out of range; or, when called, x is no floating array, the values are not
-            floating, σ does not fit x, or `fun` differentiates with respect to decisions.
+            floating, σ does not fit x, or `fun` differentiates with respect to decisions, or needs numbers
+            that JAX's traced arrays have not.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -160,14 +165,11 @@ def smooth_decisions(
         >>> print(f"{gradient[0, 1]:.4f}")  # φ(1 / √2) / (2 √2), with no sampling error
         0.1098
     """
-    for name, value in (("fun", fun), ("decision", decision), ("estimator", estimator)):
-        if not callable(value):
-            raise ValueError(f"{name}={value!r} is not callable; pass a function")
+    _check_functions(fun, decision, estimator, noise)
     check_sigma(sigma)
     num_samples = None if num_samples is None else check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-    if noise is not None and not isinstance(noise, _noise.Noise):
-        raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
+    fun = _flatten.checked("fun", fun)
     default_sigma = sigma
 
     @partial(jax.jit, static_argnums=(0, 1))
@@ -179,7 +181,8 @@ def smooth_decisions(
                 return _flatten.flatten(fun(decisions, *args), x.dtype)
 
             at_once = chunk_size or max(_mapping.floats_at_once() // max(x.size, num_values), 1)
-            values = estimator(key, decision(x, sigma, noise), block, num_samples, at_once)
+            law = _flatten.traceable("decision", decision)(x, sigma, noise)
+            values = estimator(key, law, block, num_samples, at_once)
             return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
 
         return _sharding.automatic(estimate, key, x, sigma, *args)
@@ -190,13 +193,24 @@ def smooth_decisions(
     def smoothed(key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         check_key(key)
         x, sigma = _scores(x), _scale(default_sigma if sigma is None else sigma)
-        _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
+        _flatten.check_args(args)
         shape = _sharding.shape_of(shape_of_values, key, x, sigma, args)
         dtype = _flatten.accumulator_dtype((x, shape))
         shapes, treedef = jax.tree.flatten(shape)
         return program(treedef, tuple(shapes), key, x.astype(dtype), sigma.astype(dtype), *args)
 
+    vars(smoothed)["__signature__"] = SIGNATURE
     return smoothed
+
+
+def _check_functions(fun: Any, decision: Any, estimator: Any, noise: Any) -> None:
+    if not callable(fun):
+        raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
+    for name, value, names in (("decision", decision, _DECISIONS), ("estimator", estimator, _ESTIMATORS)):
+        if not callable(value):
+            raise ValueError(f"{name}={value!r} is not callable; {one_of('decisions', names, value)}")
+    if noise is not None and not isinstance(noise, _noise.Noise):
+        raise ValueError(f"noise={noise!r} is no Noise; {one_of('noise', _noise.__all__, noise)}")
 
 
 def _scores(x: Any) -> Array:
@@ -226,7 +240,7 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
 
     def decide(key: Any) -> Array:
         try:
-            law = decision(x, sigma.astype(x.dtype), noise)
+            law = _flatten.traceable("decision", decision)(x, sigma.astype(x.dtype), noise)
         except TypeError as error:
             raise ValueError(
                 f"decision={decision!r} is no function (x, sigma, noise) -> Law ({error}); use one of "
@@ -241,9 +255,8 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
 
 def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, ...]) -> Any:
     """Returns what `fun` returns, shapes and dtypes alone; it sees values of args that are known."""
-    checked = _flatten.checked("fun", fun)
     try:
-        shape = jax.eval_shape(lambda decisions: checked(decisions, *args), decisions)
+        shape = jax.eval_shape(lambda decisions: fun(decisions, *args), decisions)
     except TypeError as error:
         if "grad requires" not in str(error) and "requires real- or complex" not in str(error):
             raise

@@ -135,8 +135,8 @@ def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> 
 def _check_smoothed(smoothed: Any) -> None:
     if not hasattr(smoothed, "with_info"):
         raise ValueError(
-            f"smoothed={smoothed!r} has no report on its samples; pass what esjax.smooth returns "
-            "(not esjax.smooth_decisions)"
+            f"smoothed={smoothed!r} has no report on its samples; pass what esjax.smooth returns itself "
+            "(not jax.jit or jax.grad of it, nor what esjax.smooth_decisions returns)"
         )
 
 

@@ -74,7 +74,7 @@ def antithetic(num_samples: int, dim: int, noise: Noise) -> Groups:
     if num_samples % 2:
         raise ValueError(
             f"num_samples={num_samples} is odd, and sampler=antithetic draws pairs (ε, −ε); "
-            f"use num_samples={num_samples + 1}, or sampler=esjax.samplers.iid"
+            f"use num_samples={max(num_samples + 1, 4)}, or sampler=esjax.samplers.iid"
         )
 
     def draw(key: Any, dtype: Any) -> Array:

@@ -209,10 +209,10 @@ def calibrate(
         raise ValueError(f"num_repeats={num_repeats} must be >= 2, for a standard error")
     smoothed = smooth(fun, sigma=1.0, num_samples=num_samples)
     _flatten.check_arrays(x, "x", "pass arrays")
-    _flatten.check_arrays(args, "args", "let fun close over what is no array, as functools.partial does")
+    _flatten.check_args(args)
     x = jax.tree.map(jnp.asarray, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    _check_scalar(fun, x, args)
+    _check_scalar(_flatten.checked("fun", fun), x, args)
     candidates = _candidates(sigmas, x)
     if optimizer is None:
         optimizer = _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)

@@ -62,8 +62,11 @@ def smooth(
 
     Args:
         fun: `fun(x, *args)`: a pytree of floating arrays and anything else → a pytree of floating
-            arrays. Written for one example; `jax.vmap` the smoothed function with split keys. Pure: the
-            smoothed function is compiled once for arguments of given shapes and dtypes, as by `jax.jit`.
+            arrays. x narrower than float32 reaches it as float32, in which it is perturbed; cast it inside
+            where that is too slow. Written for one example; `jax.vmap` the smoothed function with split
+            keys. Pure: the smoothed function is compiled once for arguments of given shapes and dtypes, as
+            by `jax.jit`. It and the options below may close over traced values, and it over differentiated
+            ones.
         sigma: σ > 0, the standard scale of the perturbations, in units of x: one number; or x's
             structure with, for each leaf, one number or an array of the leaf's shape.
         num_samples: N in [1, 2³¹), evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
@@ -98,8 +101,9 @@ def smooth(
 
     Raises:
         ValueError: an option is out of range, here; or, when called, `x` or the values are not
-            floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, or with
-            `sharding` an array is placed on explicit axes.
+            floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, `fun`
+            needs numbers where arrays are traced, with `sharding` an array is placed on explicit axes, or a
+            derivative is asked in what `noise` or `sampler` closes over.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -202,7 +206,7 @@ def _estimate_vectors(
         data, x, scales, args = _mapping.varying_like((data, x, scales, args), leaves)
         problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
     vectors = _flatten.flatten(x, problem.dtype), _flatten.flatten_sigma(scales, x, problem.dtype)
-    value, report = _estimator.estimate(problem, data, (*vectors, *leaves))
+    value, report = _estimator.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
     return unflatten(value), jax.lax.stop_gradient(report)
 
 

@@ -1,12 +1,21 @@
 """Every kind of misuse in one table: the error's type, the argument that it names, and the remedy."""
 
+import copy
+import functools
+import inspect
+import re
+import traceback
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
+from scipy import sparse, stats
+from sklearn import metrics
 
 import esjax
 from esjax import blocks, decisions, diagnostics, exact, host, noise, samplers
@@ -45,6 +54,26 @@ def _smooth(x=1.0, args=(), key=KEY, at=None, **options):
 def _but(options, *names):
     return {name: value for name, value in options.items() if name not in names}
 
+
+_TRACED = "fun is traced by JAX", r"jnp\.where in place of if", r"esjax\.host\.wrap\(python_fun, jax\.Shape"
+UNTRACEABLE = {
+    "branches": lambda x: 1.0 if x.sum() > 0 else 0.0,
+    "to float": lambda x: float(x.sum()),
+    "to item": lambda x: x.sum().item(),
+    "in a jit": jax.jit(lambda x: 1.0 if x.sum() > 0 else 0.0),
+    "sorts by NumPy": lambda x: np.sort(x).sum(),
+    "picks from a list": lambda x: [1.0, 2.0][x.argmax()],
+    "picks from a dict": lambda x: {0: 1.0}[x.argmax()],
+    "masks": lambda x: x[x > 0].sum(),
+    "slices": lambda x: x[: x.argmax()].sum(),
+    "makes arrays": lambda x: jnp.ones(x.argmax()).sum(),
+    "prints": lambda x: float(f"{x.sum():.2f}"),
+    "of scikit-learn": lambda x: metrics.f1_score([0, 1, 1], x > 0),
+    "of SciPy": lambda x: stats.spearmanr(CLASSES, x)[0],
+    "of SciPy, in its words": lambda x: sparse.csr_matrix(x[None]).sum(),
+    "of Pillow": lambda x: Image.fromarray(x),
+}
+"""Functions of x (3,) that JAX cannot trace, each for another reason."""
 
 _ONE_KEY = r"is not one PRNG key; pass jax\.random\.key"
 
@@ -92,8 +121,8 @@ SMOOTH = {
     ),
     "num_samples one group": (
         _smooth(num_samples=2, sampler=samplers.antithetic),
-        "num_samples=2",
-        "use num_samples >= 3",
+        "num_samples=2 makes 1 .*group.* of 2",
+        "use num_samples >= 4",
     ),
     "chunk_size zero": (_smooth(chunk_size=0), "chunk_size=0", "whole number >= 1"),
     "discard no function": (_smooth(discard=1), "discard=1 is not callable", r"jnp\.isnan"),
@@ -125,8 +154,14 @@ SMOOTH = {
         "discard=.*together with control",
         "use one of the two",
     ),
-    "noise text": (_smooth(noise="normal"), "noise='normal' is no Noise", r"esjax\.noise"),
-    "sampler text": (_smooth(sampler="sobol"), "sampler='sobol' is not callable", r"esjax\.samplers"),
+    "noise text": (_smooth(noise="normal"), "noise='normal' is no Noise", r"pass esjax\.noise\.normal its"),
+    "noise misspelt": (
+        _smooth(noise="gaussian"),
+        "noise='gaussian'",
+        r"one of esjax\.noise: cauchy, .*normal",
+    ),
+    "sampler text": (_smooth(sampler="sobol"), "sampler='sobol'", r"pass esjax\.samplers\.sobol itself"),
+    "sampler None": (_smooth(sampler=None), "sampler=None", r"one of esjax\.samplers: antithetic, auto, iid"),
     "sampler no Groups": (_smooth(sampler=lambda *_: 3), "sampler=.* returns a int", r"samplers\.Groups"),
     "sampler empty groups": (
         _smooth(sampler=lambda *_: samplers.Groups(0, None)),
@@ -138,17 +173,20 @@ SMOOTH = {
         r"sampler=.*draws float32\[3\] for a group of 2",
         r"return float32\[2, 1\]",
     ),
-    "baseline text": (_smooth(baseline="none"), "baseline='none' is no Baseline", r"esjax\.baselines"),
+    "baseline text": (_smooth(baseline="none"), "baseline='none'", r"pass esjax\.baselines\.none itself"),
+    "baseline None": (_smooth(baseline=None), "baseline=None", r"one of esjax\.baselines: at_input, .*none"),
     "sharding text": (_smooth(sharding="x"), "sharding='x'", "NamedSharding"),
     "key a number": (_smooth(key=0), "key=0 " + _ONE_KEY),
     "key None": (_smooth(key=None), "key=None " + _ONE_KEY),
     "key floating": (_smooth(key=jnp.float32(1)), r"key=float32\[\] " + _ONE_KEY),
     "key of three words": (_smooth(key=jnp.zeros(3, jnp.uint32)), r"key=uint32\[3\] " + _ONE_KEY),
+    "key nnx.Rngs": (_smooth(key=nnx.Rngs(0)), "key is an nnx.Rngs", r"pass one, such as rngs\(\)"),
+    "key a stream": (_smooth(key=nnx.Rngs(0).noise), "key is an nnx.RngStream", r"or rngs\.params\(\)"),
     "keys": (_smooth(key=jax.random.split(KEY, 3)), r"key=key<fry>\[3\] " + _ONE_KEY, "jax.vmap over"),
     "x text": (_smooth("a"), "x='a' is no array", "pass arrays"),
     "x objects": (_smooth(np.array([None])), "x=array.*is no array", "pass arrays"),
     "x integer": (_smooth(1), "x has dtype int32", r"astype\(jnp\.float32\)"),
-    "x complex": (_smooth(1j), "x has dtype complex64", r"astype\(jnp\.float32\)"),
+    "x complex": (_smooth(1j), "x has dtype complex64", r"\(z\.real, z\.imag\), and jax\.lax\.complex"),
     "x a key": (_smooth(KEY), "x has dtype key", "pass it in args"),
     "x with integers": (
         _smooth({"a": 1.0, "b": jnp.arange(2)}),
@@ -157,10 +195,20 @@ SMOOTH = {
     ),
     "x empty": (_smooth({}), "x has no arrays", "give at least one"),
     "x None": (_smooth(None), "x has no arrays", "give at least one"),
+    "args of 64 bits": (
+        _smooth(fun=lambda x, a: x * a.astype(x.dtype), args=(np.array([2**32 + 1]),)),
+        r"args\[0\] holds 4294967297",
+        "number anew.*jax_enable_x64",
+    ),
     "args text": (
         _smooth(fun=lambda x, how: x, args=("mean",)),
         r"args\[0\]='mean' is no array",
-        "let fun close over",
+        "let fun close over.* as functools.partial",
+    ),
+    "args texts": (
+        _smooth(fun=lambda x, texts: x, args=({"text": ["a"]},)),
+        r"args\[0\]\['text'\]\[0\]='a' is no array",
+        r"pass its index in a list, .*esjax\.host\.wrap",
     ),
     "fun to bool": (_smooth(fun=lambda x: x > 0), "value of fun has dtype bool", "return floating arrays"),
     "fun to integer": (
@@ -168,8 +216,24 @@ SMOOTH = {
         r"value of fun\[1\] has dtype int32",
         "return floating arrays",
     ),
+    "fun to complex": (
+        _smooth(fun=lambda x: x + 1j),
+        "value of fun has dtype complex64",
+        r"two leaves, \(z\.real, z\.imag\)",
+    ),
     "fun to nothing": (_smooth(fun=lambda x: None), "value of fun has no arrays", "give at least one"),
     "fun to text": (_smooth(fun=lambda x: "a"), "value of fun='a' is no array", "return arrays from fun"),
+    **{f"fun {name}": (_smooth(jnp.arange(3.0), fun=fun), *_TRACED) for name, fun in UNTRACEABLE.items()},
+    "fun branches on args": (
+        _smooth(fun=lambda x, flip: -x if flip else x, args=(True,)),
+        *_TRACED,
+        r"close over flags and sizes, as functools\.partial",
+    ),
+    "discard branches": (
+        _smooth(discard=lambda v: v > 0 and v < 1),
+        "discard is traced by JAX",
+        r"jnp\.where in place of if",
+    ),
 }
 
 # --- esjax.smooth_decisions, esjax.decisions ----------------------------------------------------------
@@ -177,6 +241,10 @@ SMOOTH = {
 
 def _differentiating(chosen):
     return jax.grad(jnp.sum)(chosen)
+
+
+def _branching(x, sigma, noise):
+    return decisions.argmax(x if np.asarray(x).sum() > 0 else -x, sigma, noise)
 
 
 def _decide(x=X, args=(), key=KEY, **options):
@@ -192,11 +260,25 @@ def _decide(x=X, args=(), key=KEY, **options):
 _LOCAL = decisions.local_expectation
 
 DECISIONS = {
-    "fun no function": (_decide(fun=3), "fun=3 is not callable", "pass a function"),
+    "fun no function": (_decide(fun=3), "fun=3 is not callable", "pass the function"),
     "fun to integers": (_decide(fun=lambda c: c.sum()), "value of fun has dtype int32", "return floating"),
     "fun to text": (_decide(fun=lambda c: "a"), "value of fun='a' is no array", "return arrays"),
     "fun differentiates": (_decide(fun=_differentiating), "fun asks for a derivative", "esjax.smooth"),
-    "decision text": (_decide(decision="argmax"), "decision='argmax' is not callable", "pass a function"),
+    "fun branches": (_decide(fun=lambda c: 1.0 if c[0] > 0 else 0.0), *_TRACED),
+    "fun branches on args": (_decide(fun=lambda c, up: 1.0 if up else 0.0, args=(True,)), *_TRACED),
+    "decision text": (
+        _decide(decision="argmax"),
+        "decision='argmax'",
+        r"pass esjax\.decisions\.argmax itself",
+    ),
+    "decision unknown": (_decide(decision="top_k"), "decision='top_k'", "decisions: argmax, threshold, rank"),
+    **{
+        f"decision branches{where}": (call, "decision is traced by JAX", r"jnp\.where in place of if")
+        for where, call in {
+            "": _decide(decision=_branching),
+            " in jit": lambda: jax.jit(lambda x: _decide(x, decision=_branching)())(X),
+        }.items()
+    },
     "decision no Law": (
         _decide(decision=lambda x, sigma, noise: 3),
         "decision=.*returns a int",
@@ -207,7 +289,12 @@ DECISIONS = {
         "decision=.*is no function .*Law",
         "use one of esjax.decisions",
     ),
-    "estimator text": (_decide(estimator="score"), "estimator='score' is not callable", "pass a function"),
+    "estimator text": (_decide(estimator="score"), "estimator='score'", r"pass esjax\.decisions\.score itse"),
+    "estimator None": (
+        _decide(estimator=None),
+        "estimator=None",
+        "decisions: score, local_expectation, enum",
+    ),
     "sigma zero": (_decide(sigma=0.0), r"sigma=0\.0", "finite number > 0"),
     "sigma shape": (_decide(sigma=jnp.ones(3)), r"sigma has shape \(3,\)", r"broadcast to \(2,\); use one"),
     "sigma a dict": (_decide(sigma={"a": 1.0}), "sigma is a dict", "give one number"),
@@ -245,7 +332,7 @@ DECISIONS = {
         "coordinates=4 is more than the 2 decisions",
         "use fewer, or None",
     ),
-    "noise text": (_decide(noise="normal"), "noise='normal' is no Noise", r"esjax\.noise"),
+    "noise text": (_decide(noise="normal"), "noise='normal' is no Noise", r"pass esjax\.noise\.normal its"),
     "noise without a law": (_decide(noise=noise.cauchy), "noise=cauchy has no closed form", "noise.gumbel"),
     "noise of rankings": (
         _decide(noise=noise.normal, decision=decisions.ranking),
@@ -259,6 +346,7 @@ DECISIONS = {
     ),
     "chunk_size zero": (_decide(chunk_size=0), "chunk_size=0", "whole number >= 1"),
     "key a number": (_decide(key=0), "key=0 " + _ONE_KEY),
+    "key nnx.Rngs": (_decide(key=nnx.Rngs(0)), "key is an nnx.Rngs", r"pass one, such as rngs\(\)"),
     "args out of range": (
         _decide(fun=partial(blocks.f1, num_classes=3), args=(CLASSES[1:] + 1,)),
         "labels=3 is out of range",
@@ -269,7 +357,7 @@ DECISIONS = {
         "relevance holds -1;",
         "give numbers >= 0",
     ),
-    "args text": (_decide(args=("a",)), r"args\[0\]='a' is no array", "let fun close over"),
+    "args text": (_decide(args=("a",)), r"args\[0\]='a' is no array", "pass its index in a list"),
     "x integer": (_decide(X.astype(int)), "x has dtype int32", "give the scores that decide"),
     "x a dict": (_decide({"a": X}), "x is a dict", "give one array"),
     "x text": (_decide("a"), "x='a' is no array", "give one array of scores"),
@@ -542,6 +630,11 @@ def _from(logits=X, **options):
 
 DIAGNOSTICS = {
     "smoothed": (_diagnose(jnp.sum), "smoothed=.*has no report", r"pass what esjax\.smooth returns"),
+    "smoothed in jit": (
+        _diagnose(jax.jit(esjax.smooth(_step, sigma=1.0, num_samples=4))),
+        r"smoothed=.*smoothed by num_samples=4, sigma=1\.0.*has no report",
+        r"returns itself \(not jax\.jit",
+    ),
     "control": (_diagnose(control=(_step, lambda x, sigma: _step(x))), "control", "leave control out"),
     "key": (_diagnose(key=0), "key=0 " + _ONE_KEY),
     "x": (_diagnose(x="a"), "x='a' is no array", "pass arrays"),
@@ -636,6 +729,161 @@ def test_misuse_names_the_argument_and_the_remedy(call, match):
         caught.match(part)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x=JitTracer(float32[3]) is too short"),
+        TypeError("mine"),
+        IndexError("mine"),
+        AttributeError("DynamicJaxprTracer has no attribute summ"),
+        KeyError("mine"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_the_block_itself_are_its_own(error):
+    def fun(_):
+        raise error
+
+    for call in (_smooth(fun=fun), _decide(fun=fun)):
+        with pytest.raises(type(error)) as caught:
+            call()
+        assert caught.value is error
+
+
+def test_a_refusal_inside_a_block_is_not_said_of_the_block():
+    inner = esjax.smooth(_step, sigma=1.0, num_samples=4, discard=lambda v: v > 0 and v < 1)
+    with pytest.raises(ValueError, match="discard is traced by JAX"):
+        _smooth(fun=lambda x: inner(jax.random.key(1), x))()
+
+
+# --- what the remedies do -----------------------------------------------------------------------------
+
+
+def _smoothed_both(fun, other, *inputs):
+    """Returns value and gradient by the same draws for two ways to say one function."""
+    both = (esjax.smooth(each, sigma=1.0, num_samples=16) for each in (fun, other))
+    return [
+        jax.tree.leaves(jax.value_and_grad(each, argnums=1)(jax.random.key(1), *given))
+        for each, given in zip(both, inputs, strict=True)
+    ]
+
+
+def test_a_function_on_the_host_takes_what_jax_cannot_trace():
+    labels, x = np.array([0, 1, 1]), jnp.array([0.1, -0.3, 0.5])
+    found, wanted = _smoothed_both(
+        host.wrap(lambda x: metrics.f1_score(labels, x > 0, zero_division=0), NUMBER),
+        lambda x: blocks.f1((x > 0).astype(jnp.int32), labels),
+        (x,),
+        (x,),
+    )
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+    assert 0 < found[0] < 1
+
+
+def test_an_index_stands_for_text():
+    texts, lengths = ["a", "ccc"], jnp.array([1.0, 3.0])
+    found, wanted = _smoothed_both(
+        host.wrap(lambda x, index: np.float32(len(texts[index]) * (x > 0)), NUMBER),
+        lambda x, index: jnp.where(x > 0, lengths[index], 0),
+        (0.2, 1),
+        (0.2, 1),
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert found[0] > 1
+
+
+def test_two_leaves_stand_for_a_complex_number():
+    def is_long(parts):
+        return jnp.where(jnp.abs(jax.lax.complex(*parts)) > 1, 1.0, 0.0)
+
+    z = jnp.array(0.6 - 0.9j)
+    found, wanted = _smoothed_both(
+        is_long,
+        lambda v: jnp.where((v**2).sum() > 1, 1.0, 0.0),
+        ((z.real, z.imag),),
+        (jnp.stack([z.real, z.imag]),),
+    )
+    np.testing.assert_allclose(found, [wanted[0], *wanted[1]], rtol=1e-6)
+    assert found[1] > 0 > found[2]
+
+
+def test_a_stream_of_nnx_makes_keys():
+    rngs, smoothed = nnx.Rngs(0), esjax.smooth(_step, sigma=1.0, num_samples=4)
+    wanted = nnx.Rngs(0)
+    assert smoothed(rngs(), 0.1) == smoothed(wanted(), 0.1)
+    assert smoothed(rngs.params(), 0.1) == smoothed(wanted.params(), 0.1)
+
+
+def _threes(num_samples, dim, noise):
+    return samplers.Groups(3, lambda key, dtype: noise.sample(key, (3, dim), dtype))
+
+
+@pytest.mark.parametrize("baseline", [esjax.baselines.leave_one_out, esjax.baselines.centered_rank])
+@pytest.mark.parametrize(
+    ("sampler", "num_samples"),
+    [
+        *((getattr(samplers, name), 1) for name in _SAMPLERS),
+        *((samplers.antithetic, num_samples) for num_samples in (2, 3)),
+        *((_threes, num_samples) for num_samples in (1, 2, 3)),
+    ],
+)
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_number_of_samples_that_is_named_is_accepted(sampler, num_samples, baseline, dim):
+    def call(num_samples):
+        smoothed = esjax.smooth(
+            lambda x: x.sum(), sigma=1.0, num_samples=num_samples, sampler=sampler, baseline=baseline
+        )
+        jax.eval_shape(smoothed, KEY, jnp.zeros(dim))
+
+    with pytest.raises(ValueError, match="use num_samples") as refused:
+        call(num_samples)
+    call(int(re.search(r"use num_samples(?: >=|=)\s?(\d+)", str(refused.value))[1]))
+
+
+def test_twice_the_number_of_samples_is_accepted_with_control():
+    control = _control(1.0, 1.0)
+    with pytest.raises(ValueError, match=r"num_samples=2 .*use num_samples >= 4, twice that with control"):
+        _smooth(num_samples=4, sampler=samplers.antithetic, control=control)()
+    _smooth(num_samples=8, sampler=samplers.antithetic, control=control, key=jax.random.key(1))()
+
+
+# --- as what a smoothed function is passed on -------------------------------------------------------------
+
+
+def _of_both_kinds():
+    hits = esjax.smooth_decisions(
+        lambda c: jnp.mean(c == 1, dtype=jnp.float32), decision=decisions.argmax, sigma=1.0, num_samples=4
+    )
+    return (esjax.smooth(_step, sigma=1.0, num_samples=4), jnp.float32(0.3)), (hits, X)
+
+
+def test_transformations_of_nnx_do_what_those_of_jax_do():
+    for smoothed, x in _of_both_kinds():
+        keys = jax.random.split(jax.random.PRNGKey(0), 2)
+        for found, wanted in (
+            (nnx.value_and_grad(smoothed, argnums=1), jax.value_and_grad(smoothed, argnums=1)),
+            (nnx.jit(smoothed), jax.jit(smoothed)),
+        ):
+            jax.tree.map(np.testing.assert_array_equal, found(keys[0], x), wanted(keys[0], x))
+        found, wanted = (each.vmap(smoothed, in_axes=(0, None))(keys, x) for each in (nnx, jax))
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_smoothed_functions_have_what_functions_have():
+    for smoothed, x in _of_both_kinds():
+        assert list(inspect.signature(smoothed).parameters) == ["key", "x", "args", "sigma"]
+        value = smoothed(jax.random.PRNGKey(0), x)
+        assert functools.wraps(smoothed)(lambda: None).__name__ == smoothed.__name__ == "smoothed"
+        for same in (jax.named_call(smoothed), copy.deepcopy(smoothed)):
+            assert same(jax.random.PRNGKey(0), x) == value
+    shown = repr(esjax.smooth(_step, sigma={"a": jnp.ones(2), "b": 0.5}, num_samples=4))
+    assert shown == "<function smoothed by num_samples=4, sigma={'a': 'float32[2]', 'b': 0.5}>"
+
+
+# --- errors of other types ----------------------------------------------------------------------------
+
+
 def test_an_optimizer_is_of_another_type():
     with pytest.raises(TypeError, match=r"optimizer=0\.1 has no init and update; give one of Optax"):
         _calibrate(optimizer=0.1)()
@@ -644,9 +892,18 @@ def test_an_optimizer_is_of_another_type():
 def test_forward_mode_of_the_first_order_says_what_to_call_instead():
     smoothed = esjax.smooth(_step, sigma=1.0, num_samples=4)
     with pytest.raises(TypeError, match=r"no forward mode.*use jax\.grad"):
-        jax.jacfwd(lambda x: smoothed(KEY, x))(0.5)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(jax.jit(lambda x: smoothed(KEY, x)), (0.5,), (1.0,))
+        jax.jacfwd(lambda x: smoothed(jax.random.key(0), x))(0.5)
+
+    def summed(x):
+        keys = jax.random.split(jax.random.key(0), 2)
+        return jax.lax.scan(lambda total, key: (total + smoothed(key, x), None), jnp.float32(0), keys)[0]
+
+    for later in (jax.jit(lambda x: smoothed(jax.random.key(0), x)), summed):  # where JAX's text is its own
+        for forward in (jax.jacfwd(later), lambda x, later=later: jax.jvp(later, (x,), (x,))):
+            with pytest.raises(TypeError, match="forward-mode") as caught:
+                forward(jnp.float32(0.5))
+            shown = "".join(traceback.format_exception(caught.value))
+            assert "# no forward mode: use jax.grad" in shown
 
 
 def test_bad_shardings_name_themselves_and_the_remedy():

@@ -1,0 +1,14 @@
+"""The signature that smoothed functions show."""
+
+import inspect
+from typing import Any
+
+
+def _called(key: Any, x: Any, *args: Any, **sigma: Any) -> Any: ...
+
+
+SIGNATURE = inspect.signature(_called)
+"""That of `smoothed(key, x, *args, sigma=None)`, without the default.
+
+The transformations of `flax.nnx` fill in defaults, and refuse what is then given by keyword.
+"""
