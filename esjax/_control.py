@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from esjax import _flatten
+from esjax._traceable import traceable
 
 Array = jax.Array
 Control = tuple[Callable[..., Any], Callable[..., Any]]
@@ -35,7 +35,7 @@ def with_control(
         control: `(c, c_mean)`.
         num_samples: N of both halves together.
     """
-    c, c_mean = (_flatten.traceable(f"control[{n}]", each) for n, each in enumerate(control))
+    c, c_mean = (traceable(f"control[{n}]", each) for n, each in enumerate(control))
     sizes = num_samples - num_samples // 2, num_samples // 2
 
     def smoothed(informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, None]:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import _flatten, baselines, noise, samplers
+from esjax import baselines, noise, samplers
 from esjax._check import check_count, check_sigma, one_of
 from esjax._hoisting import hoisted, hoisted_elementwise
 from esjax._sampling import Shards
+from esjax._traceable import checked
 from esjax.baselines import Baseline
 from esjax.noise import Noise
 from esjax.samplers import Groups, Sampler
@@ -173,6 +174,6 @@ def _transform(options: Options, values: Array) -> tuple[Callable[..., Array] | 
 def _discard(options: Options, values: Array) -> tuple[Callable[..., Array] | None, list[Any]]:
     if options.discard is None:
         return None, []
-    of_values, found, consts = hoisted(_flatten.checked("discard", options.discard), values)
+    of_values, found, consts = hoisted(checked("discard", options.discard), values)
     _check_discarded(found, values)
     return lambda consts, values: of_values(consts, values).any(), consts

@@ -22,6 +22,7 @@ from esjax._check import as_array, check_count, check_key, check_num_samples, ch
 from esjax._decision_estimators import Block, Estimator, enumeration, local_expectation, score
 from esjax._laws import Law
 from esjax._signature import SIGNATURE
+from esjax._traceable import checked, traceable
 
 __all__ = [
     "Block",
@@ -169,7 +170,7 @@ def smooth_decisions(
     check_sigma(sigma)
     num_samples = None if num_samples is None else check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-    fun = _flatten.checked("fun", fun)
+    fun = checked("fun", fun)
     default_sigma = sigma
 
     @partial(jax.jit, static_argnums=(0, 1))
@@ -181,7 +182,7 @@ def smooth_decisions(
                 return _flatten.flatten(fun(decisions, *args), x.dtype)
 
             at_once = chunk_size or max(_mapping.floats_at_once() // max(x.size, num_values), 1)
-            law = _flatten.traceable("decision", decision)(x, sigma, noise)
+            law = traceable("decision", decision)(x, sigma, noise)
             values = estimator(key, law, block, num_samples, at_once)
             return _flatten.unflattener(jax.tree.unflatten(treedef, shapes))(values)
 
@@ -240,7 +241,7 @@ def _decided(decision: Decision, noise: _noise.Noise | None, key: Any, x: Array,
 
     def decide(key: Any) -> Array:
         try:
-            law = _flatten.traceable("decision", decision)(x, sigma.astype(x.dtype), noise)
+            law = traceable("decision", decision)(x, sigma.astype(x.dtype), noise)
         except TypeError as error:
             raise ValueError(
                 f"decision={decision!r} is no function (x, sigma, noise) -> Law ({error}); use one of "

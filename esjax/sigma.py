@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from esjax import _flatten, _random
 from esjax._check import as_array, check_count, check_key, check_positive
+from esjax._traceable import checked
 from esjax.smoothing import smooth
 
 __all__ = [
@@ -212,7 +213,7 @@ def calibrate(
     _flatten.check_args(args)
     x = jax.tree.map(jnp.asarray, x)
     _flatten.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    _check_scalar(_flatten.checked("fun", fun), x, args)
+    _check_scalar(checked("fun", fun), x, args)
     candidates = _candidates(sigmas, x)
     if optimizer is None:
         optimizer = _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)

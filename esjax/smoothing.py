@@ -29,6 +29,7 @@ from esjax._hoisting import hoisted
 from esjax._options import Options
 from esjax._sampling import Args, Problem
 from esjax._signature import SIGNATURE
+from esjax._traceable import checked
 from esjax.diagnostics import Report
 
 Array = jax.Array
@@ -226,7 +227,7 @@ def _problem(
     them are summed, and x is perturbed, in float32.
     """
     wide = jax.tree.map(_flatten.widen, x)
-    call, values, fun_consts = hoisted(_flatten.checked("fun", fun), wide, *args)
+    call, values, fun_consts = hoisted(checked("fun", fun), wide, *args)
     _flatten.check_floating(values, "the value of fun", "return floating arrays from fun")
     dtype = _flatten.accumulator_dtype((wide, values))
     dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))

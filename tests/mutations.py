@@ -493,21 +493,21 @@ MUTATIONS = [
     ),
     Mutation(
         "refusals of JAX's own as they come",
-        "_flatten.py",
+        "_traceable.py",
         "if _WRAP in str(error) or not _needs_numbers(error):",
         "if True:",
         "test_misuse.py",
     ),
     Mutation(
         "errors of the block's own blamed on tracing",
-        "_flatten.py",
+        "_traceable.py",
         "if _WRAP in str(error) or not _needs_numbers(error):",
         "if _WRAP in str(error):",
         "test_misuse.py",
     ),
     Mutation(
         "a library's error in place of JAX's",
-        "_flatten.py",
+        "_traceable.py",
         "return bool(is_jax) or _needs_numbers(error.__cause__)",
         "return bool(is_jax)",
         "test_misuse.py",
@@ -529,7 +529,7 @@ MUTATIONS = [
     Mutation(
         "a decision that cannot be traced",
         "decisions.py",
-        'law = _flatten.traceable("decision", decision)(x, sigma, noise)',
+        'law = traceable("decision", decision)(x, sigma, noise)',
         "law = decision(x, sigma, noise)",
         "test_misuse.py",
     ),
