@@ -72,7 +72,7 @@ def test_raxs_losses_are_what_they_are_called():
 
 
 def test_our_loss_is_minus_ndcg_where_there_is_little_noise_and_padding_has_no_gradient():
-    args = jax.random.key(0), jnp.asarray(SCORES, jnp.float32), jnp.asarray(RELEVANCE, jnp.float32), MASK
+    args = jax.random.PRNGKey(0), jnp.asarray(SCORES, jnp.float32), jnp.asarray(RELEVANCE, jnp.float32), MASK
     wanted = rax.ndcg_metric(*args[1:3], topn=10, where=args[3])
     np.testing.assert_allclose(ranking.ndcg_loss(sigma=1e-4)(*args), -wanted, rtol=1e-5)
     gradient = jax.grad(ranking.ndcg_loss(sigma=1.0), 1)(*args)

@@ -71,7 +71,7 @@ def test_a_policy_is_learned_in_jax(baseline):
 def test_gymnasium_on_workers_gives_the_returns_of_one_process():
     with esjax.host.ProcessPool(2) as pool:
         both = [rl.returns("gymnasium", executor) for executor in (None, pool)]
-        keys = jax.random.split(jax.random.key(0), 6)
+        keys = jax.random.split(jax.random.PRNGKey(0), 6)
         alone, shared = (jax.jit(jax.vmap(block, (None, 0)))(_policy(1), keys) for block in both)
     np.testing.assert_array_equal(alone, shared)
     assert len(set(alone.tolist())) > 1  # each key another episode

@@ -157,7 +157,8 @@ def _fit_classifier(pictures: Images, labels: Any, seed: int) -> models.Params:
 
 
 def _classifier_loss(params: models.Params, key: Any, pairs: tuple[Array, ...]) -> Array:
-    pictures, labels = (array[_batch(key, len(pairs[0]), 128)] for array in pairs)
+    chosen = _batch(key, len(pairs[0]), 128)
+    pictures, labels = (array[chosen] for array in pairs)
     return optax.softmax_cross_entropy_with_integer_labels(models.scores(params, pictures), labels).mean()
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +56,7 @@ def train(config: RLConfig) -> Iterator[Generation]:
     with _executor(config) as executor:
         block = returns(config.environment, executor)
         step = jax.jit(make_step(config, block))
-        test = jax.jit(partial(mean_return, block))
+        test = jax.jit(lambda key, params: mean_return(block, jax.random.clone(key), params))
         test_key, first_key, keys = jax.random.split(jax.random.key(config.seed), 3)
         params = cartpole.init_policy(first_key)
         state = optax.adam(config.learning_rate).init(params)
