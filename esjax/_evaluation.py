@@ -1,13 +1,10 @@
 """Evaluating a Python function at many inputs, in NumPy alone: executors and faults."""
 
-import copy
 import pickle
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,50 +14,9 @@ from numpy.typing import NDArray
 
 from esjax._check import check_positive
 from esjax._executors import CallTimedOut, CannotLoad, ProcessPool, RayExecutor, described
+from esjax._faults import Counter, Fault, Log, name_of, shown
 
 Leaves = list[NDArray[Any]]
-
-_KEPT_FAULTS = 100
-_SHOWN_LEAVES, _SHOWN_NUMBERS = 4, 8
-
-
-class Fault(NamedTuple):
-    """An evaluation that failed, with all that it takes to repeat it: `python_fun(*fault.args)`.
-
-    Attributes:
-        kind: "exception" of the function, "timeout", or "death" of the worker.
-        sample: its index along the axes of `jax.vmap`, () outside.
-        args: what the function was given, NumPy arrays.
-        error: what was raised; a `RuntimeError` with its text where its class cannot be copied or sent.
-    """
-
-    kind: Literal["exception", "timeout", "death"]
-    sample: tuple[int, ...]
-    args: tuple[Any, ...]
-    error: BaseException
-
-
-@dataclass
-class Log:
-    """What happened in all calls so far.
-
-    Attributes:
-        evaluations: calls of the function whose outcome was awaited, repeated ones too.
-        exceptions: of the function.
-        timeouts: calls that were cut off.
-        deaths: workers that died.
-        retries: calls that were made again.
-        substituted: values that `on_error` gave.
-        faults: the last 100.
-    """
-
-    evaluations: int = 0
-    exceptions: int = 0
-    timeouts: int = 0
-    deaths: int = 0
-    retries: int = 0
-    substituted: int = 0
-    faults: deque[Fault] = field(default_factory=lambda: deque(maxlen=_KEPT_FAULTS))
 
 
 class Turn:
@@ -109,7 +65,7 @@ def evaluate(
         RuntimeError: an evaluation failed, with all retries, and there is no `on_error`; or the executor
             broke.
     """
-    counter = _Counter(log)
+    counter = Counter(log)
     futures: list[Future[Any]] = []
     try:
         for _, args in samples:
@@ -124,7 +80,7 @@ def evaluate(
         raise
 
 
-def _start(task: Task, counter: "_Counter", args: tuple[Any, ...]) -> Future[Any]:
+def _start(task: Task, counter: Counter, args: tuple[Any, ...]) -> Future[Any]:
     executor: Any = task.executor
     if executor is None:
         return _Later(task, args)
@@ -169,7 +125,7 @@ def _copied_leaf(leaf: Any) -> Any:
 
 
 def _finish(
-    task: Task, counter: "_Counter", index: tuple[int, ...], args: tuple[Any, ...], future: Future[Any]
+    task: Task, counter: Counter, index: tuple[int, ...], args: tuple[Any, ...], future: Future[Any]
 ) -> Leaves:
     """Waits for a value; makes calls again whose worker failed, and lets `on_error` answer at last."""
     for again in range(task.retries + 1):
@@ -179,39 +135,19 @@ def _finish(
         counter.add("evaluations")
         kind, value = _outcome(task, future)
         if kind is None:
-            return _checked(task, value, f"the value of {_name(index)}")
+            return _checked(task, value, f"the value of {name_of(index)}")
         counter.fault(Fault(kind, index, args, value))
         if kind == "exception":  # the function would raise it again
             break
     if task.on_error is None:
         raise RuntimeError(
-            f"{_name(index)}: {described(value)}; its input {_shown(args)} is kept in "
+            f"{name_of(index)}: {described(value)}; its input {shown(args)} is kept in "
             "log.faults[-1].args, and on_error may substitute a value"
         ) from value
     counter.add("substituted")
     with task.turn:
         substitute = _copied(task.on_error, value, *args)
-    return _checked(task, substitute, f"what on_error gave for {_name(index)}")
-
-
-def _name(index: tuple[int, ...]) -> str:
-    return f"sample {', '.join(map(str, index))}" if index else "the only sample"
-
-
-def _shown(args: tuple[Any, ...]) -> str:
-    """Returns a line with the first numbers of each array, and the shape of those that have more."""
-    leaves = jax.tree_util.tree_leaves_with_path(args)
-    shown = [f"args{jax.tree_util.keystr(path)}={_shown_leaf(leaf)}" for path, leaf in leaves[:_SHOWN_LEAVES]]
-    if len(leaves) > _SHOWN_LEAVES:
-        shown.append(f"and {len(leaves) - _SHOWN_LEAVES} more arrays")
-    return ", ".join(shown)
-
-
-def _shown_leaf(leaf: NDArray[Any]) -> str:
-    if leaf.size <= _SHOWN_NUMBERS:
-        return " ".join(np.array2string(leaf).split())
-    first = np.array2string(leaf.reshape(-1), threshold=_SHOWN_NUMBERS, edgeitems=3)
-    return f"{leaf.dtype}{list(leaf.shape)} {first}"
+    return _checked(task, substitute, f"what on_error gave for {name_of(index)}")
 
 
 def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "timeout", "death"] | None, Any]:
@@ -283,34 +219,12 @@ def _checked_leaf(leaf: Any, like: Any, what: str) -> NDArray[Any]:
             f"{what} is {found.dtype}{list(found.shape)} instead of {like.dtype}{list(like.shape)}; correct "
             "result, or what the function returns"
         )
-    return found.astype(like.dtype, copy=False)
-
-
-class _Counter:
-    """Counts into a log from several threads, one for each device that calls back."""
-
-    _lock = threading.Lock()
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def add(self, name: str) -> None:
-        with self._lock:
-            setattr(self._log, name, getattr(self._log, name) + 1)
-
-    def fault(self, fault: Fault) -> None:
-        self.add({"exception": "exceptions", "timeout": "timeouts", "death": "deaths"}[fault.kind])
-        kept = fault._replace(args=jax.tree.map(np.array, fault.args), error=_without_traceback(fault.error))
-        with self._lock:
-            self._log.faults.append(kept)
-
-
-def _without_traceback(error: BaseException) -> BaseException:
-    """Returns a copy: a traceback keeps the whole batch alive. RuntimeError, raised from it, has it still."""
-    try:
-        return copy.copy(error).with_traceback(None)
-    except Exception:  # its class takes other arguments than those that it hands on to Exception
-        return RuntimeError(described(error))
+    cast = found.astype(like.dtype, copy=False)
+    if found.dtype.kind in "iu" and (cast != found).any():
+        raise ValueError(
+            f"{what} holds {found[cast != found].flat[0]}, beyond {like.dtype}; declare a wider result"
+        )
+    return cast
 
 
 def check(task: Task) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
 from esjax import _evaluation, _flatten
-from esjax._evaluation import Fault, Log, Task, Turn
+from esjax._evaluation import Task, Turn
 from esjax._executors import ProcessPool, RayExecutor
+from esjax._faults import Fault, Log
 
 __all__ = ["Fault", "Log", "ProcessPool", "RayExecutor", "Wrapped", "wrap"]
 

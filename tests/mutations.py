@@ -388,7 +388,7 @@ MUTATIONS = [
     ),
     Mutation(
         "exceptions that cannot be copied",
-        "_evaluation.py",
+        "_faults.py",
         "except Exception:  # its class",
         "except KeyError:  # its class",
         "test_host.py",

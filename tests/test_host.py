@@ -682,3 +682,10 @@ def test_sklearn_metrics_work():
     scores = jnp.array([-1.0, 0.2, -0.1, 0.3, 0.5])
     gradient = jax.jit(jax.grad(smoothed, argnums=1))(jax.random.key(0), scores, labels)
     assert np.all(np.sign(gradient)[1:] == np.array([1, 1, -1, 1]))
+
+
+def test_a_whole_number_that_the_result_cannot_hold_is_refused():
+    block = esjax.host.wrap(lambda x: np.int64(2**40 + 1), jax.ShapeDtypeStruct((), jnp.int32))
+    with pytest.raises(ValueError, match="holds 1099511627777, beyond int32; declare a wider result"):
+        block(jnp.zeros(()))
+    assert esjax.host.wrap(lambda x: np.int64(7), jnp.int32(0))(jnp.zeros(())) == 7
