@@ -15,6 +15,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from esjax import _mapping, _sampling, _statistics, _sums
+from esjax._guard import guarded
 from esjax._products import matmul
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Gradients, Values, Wanted
@@ -50,8 +51,10 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
 def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:
     """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`."""
     if _sums.one_pass(problem):
-        return _sums.value_and_gradients(problem, wanted, key, inputs)
-    return _sums.value_and_values(problem, key, inputs, for_derivatives=any(wanted[2:]))
+        value, saved = _sums.value_and_gradients(problem, wanted, key, inputs)
+    else:
+        value, saved = _sums.value_and_values(problem, key, inputs, for_derivatives=any(wanted[2:]))
+    return guarded(value, *inputs[:2]), saved
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esjax._guard import guarded
 from esjax._products import einsum
 
 Array = jax.Array
@@ -21,8 +22,8 @@ def with_slopes(value: Array, probs: Array, differences: Array, log_likelihood: 
         log_likelihood: of what d was drawn from, (). First derivatives do not see it; those of them are
             of expectations under it, by a box that is 1 in value (Foerster et al. 2018).
     """
-    del probs, differences, log_likelihood
-    return value
+    del differences
+    return guarded(value, probs, log_likelihood)
 
 
 @with_slopes.defjvp

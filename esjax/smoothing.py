@@ -98,7 +98,9 @@ def smooth(
         `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
         and keeps N values; with a control variate there is none.
         Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
-        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
+        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`, and
+        derivatives of the second order through `jax.lax.scan`, where JAX would lose them,
+        `NotImplementedError`.
 
     Raises:
         ValueError: an option is out of range, here; or, when called, `x` or the values are not

@@ -554,6 +554,13 @@ MUTATIONS = [
         "in ()",
         "test_misuse.py",
     ),
+    Mutation(
+        "rules that scan loses, in silence",
+        "_guard.py",
+        "    if not all(isinstance(tangent, ad.Zero) for tangent in inputs_dot):",
+        "    if False:",
+        "test_estimator.py",
+    ),
 ]
 
 

@@ -236,6 +236,38 @@ def test_a_smoothed_function_in_a_block_has_second_derivatives_in_all_arguments(
     assert (np.abs(draws.mean(0) - exact) < 4 * draws.std(0) / len(draws) ** 0.5).all()
 
 
+def _decided(key, x):
+    smoothed = esjax.smooth_decisions(
+        lambda decisions: decisions.sum().astype(jnp.float32),
+        decision=esjax.decisions.threshold,
+        sigma=1.0,
+        num_samples=2,
+        estimator=esjax.decisions.local_expectation,
+    )
+    return smoothed(key, x)
+
+
+@pytest.mark.parametrize(
+    "function", [esjax.smooth(lambda x: jnp.floor(x).sum(), sigma=0.6, num_samples=8), _decided]
+)
+def test_a_second_derivative_that_scan_would_lose_is_refused(function):
+    """JAX forgets rules in the body of a scan that is linearised; first derivatives are those of a loop."""
+    keys, x = jax.random.split(jax.random.PRNGKey(1), 2), jnp.array([0.3, -0.5])
+
+    def scanned(x):
+        return jax.lax.scan(lambda x, key: (x + 0.1 * function(key, x), None), x, keys)[0].sum()
+
+    def looped(x):
+        for key in keys:
+            x = x + 0.1 * function(key, x)
+        return x.sum()
+
+    np.testing.assert_allclose(jax.grad(scanned)(x), jax.grad(looped)(x), rtol=1e-5)
+    with pytest.raises(NotImplementedError, match=r"do not go through jax\.lax\.scan.*use a Python loop"):
+        jax.hessian(scanned)(x)
+    assert np.abs(jax.hessian(looped)(x)).max() > 1e-3
+
+
 # --- coordinates that are infinite -------------------------------------------------------------------
 
 
