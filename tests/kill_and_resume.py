@@ -45,7 +45,7 @@ def _command(path):
 def never_killed(options, path):
     """Trains to the end in a process of its own; returns the state."""
     prepared = run.set_up(options)
-    folder.create(path, prepared.config)
+    run.begin(prepared, path)
     subprocess.run(_command(path), check=True, stdout=subprocess.DEVNULL)
     epochs = [json.loads(line) for line in (path / folder.LOG).read_text("utf-8").splitlines()]
     if len(epochs) != options.epochs or not all(epoch["gradient_norm"] > 0 for epoch in epochs):
@@ -87,7 +87,7 @@ def train_and_kill(path, moment, rng):
 def killed(options, path, moments, seed):
     """Trains with a kill at each of the moments, then to the end; yields what happened at each."""
     rng = np.random.default_rng(seed)
-    folder.create(path, run.set_up(options).config)
+    run.begin(run.set_up(options), path)
     for moment in moments:
         yield moment, *train_and_kill(path, moment, rng)
     subprocess.run(_command(path), check=True, stdout=subprocess.DEVNULL)

@@ -561,6 +561,48 @@ MUTATIONS = [
         "    if False:",
         "test_estimator.py",
     ),
+    Mutation(
+        "images of 0 and 1 in bytes",
+        "train/images.py",
+        "if images.dtype == np.uint8 and high < _LEAST_WHITE:",
+        "if False:",
+        "test_train_reading.py",
+    ),
+    Mutation(
+        "channels first taken for rows",
+        "train/images.py",
+        "shape[1] in (1, 3, 4) and shape[3] > 4:",
+        "shape[1] in (1,) and shape[3] > 4:",
+        "test_train_reading.py",
+    ),
+    Mutation(
+        "images that are all the same",
+        "train/images.py",
+        "if len(images) > 1 and all(",
+        "if False and all(",
+        "test_train_reading.py",
+    ),
+    Mutation(
+        "labels of classes without images",
+        "train/images.py",
+        "if 2 * len(classes) < classes[-1] + 1:",
+        "if False:",
+        "test_train_reading.py",
+    ),
+    Mutation(
+        "two kinds of names in one file",
+        "train/sources.py",
+        "if all(kinds):",
+        "if False:",
+        "test_train_reading.py",
+    ),
+    Mutation(
+        "batches of one",
+        "train/models.py",
+        "if batch_size < 2:",
+        "if batch_size < 1:",
+        "test_train_misuse.py",
+    ),
 ]
 
 

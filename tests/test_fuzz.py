@@ -179,9 +179,45 @@ def _npy(rng):
 
 
 def _npz(rng):
+    return _damaged_npz(rng, a=rng.random((2, 3), np.float32), b=np.arange(5))
+
+
+def _labelled(rng):
+    """Images with labels, under names that may be damaged too."""
+    names = [f"{name}_{part}" for part in ("train", "test") for name in ("x", "y")]
+    if rng.random() < 0.3:
+        place = rng.integers(4)
+        names[place] = _one_of(rng, ["X_train", "train_images", "y\ntest", "arr_0", "", "\0", "a" * 5000])
+    images = [rng.integers(256, size=(6, 2, 3), dtype=np.uint8) for _ in range(2)]
+    arrays = [images[0], np.arange(6) % 2, images[1], np.arange(6) % 2]
+    place = rng.integers(4)
+    arrays[place] = _one_of(rng, ODD)(arrays[place])
+    named = dict(zip(names, arrays, strict=True))
+    return _damaged_npz(rng, **named) if rng.random() < 0.3 else _bytes_of_npz(**named)
+
+
+ODD = [np.asarray] * 8 + [
+    np.float16,
+    np.zeros_like,
+    lambda a: a[None],
+    lambda a: a[..., None],
+    lambda a: a[:0],
+    lambda a: a.astype(bool),
+    lambda a: a.astype(str),
+    lambda a: a.reshape(-1)[0],
+    lambda a: np.where(a > 0, np.inf, a),
+    lambda a: np.int64(2**62) - a,
+]
+
+
+def _bytes_of_npz(**arrays):
     file = io.BytesIO()
-    np.savez(file, a=rng.random((2, 3), np.float32), b=np.arange(5))
-    with zipfile.ZipFile(file) as archive:
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _damaged_npz(rng, **arrays):
+    with zipfile.ZipFile(io.BytesIO(_bytes_of_npz(**arrays))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     if rng.random() < 0.7:
         name = _one_of(rng, list(members))
@@ -196,6 +232,13 @@ def _npz(rng):
 def _read_npz(path):
     for source in read_npz(path, [["a"], ["b", "c"]]):
         assert source.array.dtype.kind in "biuf" and source.array.nbytes < MOST_TRACED
+
+
+def _load_npz(path):
+    found = data.load(path)
+    assert 0 <= found.train_images.min() <= found.train_images.max() <= 1
+    assert len(found.train_labels) == len(found.train_images)
+    assert data.summary(found).startswith("data ")
 
 
 CONFIG = json.dumps(vars(config.TrainConfig(data="/nowhere"))).encode()
@@ -223,6 +266,7 @@ def _read_log(path):
 READERS = {
     "idx": ("images", _idx, _read_idx),
     "npz": ("images.npz", _npz, _read_npz),
+    "labelled": ("images.npz", _labelled, _load_npz),
     "config": (folder.CONFIG, functools.partial(_damaged_json, data=CONFIG), _read_config),
     "log": (folder.LOG, functools.partial(_damaged_json, data=LINE), _read_log),
 }
@@ -315,7 +359,9 @@ def _no_pickle(monkeypatch):
         monkeypatch.setattr(pickle, name, _unpickle)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("idx", 800), ("npz", 500), ("config", 400), ("log", 400)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("idx", 800), ("npz", 500), ("labelled", 500), ("config", 400), ("log", 400)]
+)
 def test_damaged_files_are_read_or_refused_by_name(tmp_path, kind, count):
     outcomes = read_files(kind, count, 0, tmp_path)
     assert outcomes["read"] > 0 and outcomes["ValueError"] > count / 4
@@ -342,11 +388,12 @@ def test_a_checkpoint_that_claims_terabytes_is_refused_before_any_is_read(tmp_pa
 
 
 def main(count, seed):
-    """Reads `count` damaged files: of ten 3 IDX, 3 NPZ, 1 of options, 1 log, 2 checkpoints."""
+    """Reads `count` damaged files: of ten 3 IDX, 1 NPZ, 2 of images, 1 of options, 1 log, 2 checkpoints."""
     for name in ("load", "loads", "Unpickler"):
         setattr(pickle, name, _unpickle)
     with tempfile.TemporaryDirectory() as temporary:
-        for kind, tenths in {"idx": 3, "npz": 3, "config": 1, "log": 1, "checkpoint": 2}.items():
+        tenths_of = {"idx": 3, "npz": 1, "labelled": 2, "config": 1, "log": 1, "checkpoint": 2}
+        for kind, tenths in tenths_of.items():
             path, before, start = Path(temporary) / kind, _resident(), time.perf_counter()
             path.mkdir()
             read = read_checkpoints if kind == "checkpoint" else functools.partial(read_files, kind)

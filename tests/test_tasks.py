@@ -1,5 +1,6 @@
 """Tasks: the frame against arithmetic by hand, the data as it is, and each task from end to end."""
 
+import json
 from typing import get_args
 
 import jax
@@ -16,7 +17,8 @@ TASK = frame.Task(
     higher_is_better=False,
     seeds=2,
     test_over_train=0.0,
-    compare=lambda seed: {},
+    compare=lambda seed, on_fit: {},
+    fits=1,
 )
 
 
@@ -96,18 +98,51 @@ def test_a_task_ends_with_table_verdict_and_picture(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(survival, "_CONCORDANCE", frame.grid(sigma=(1.0,), **small))
     out = tmp_path / "task"
     assert cli.main(["task", "survival", "--seeds", "2", "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
+    printed, fits = capsys.readouterr().out, 2 * TASKS["survival"](None).fits
+    assert f" {fits}/{fits} " in printed  # as many as were counted before
     assert "concordance itself, network" in printed and "beat Cox" in printed
     assert (out / "table.md").read_text().count("\n| ") == 3
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_task_that_was_stopped_goes_on_after_its_finished_splits(tmp_path, capsys, monkeypatch):
+    done, out = [], str(tmp_path / "task")
+
+    def compare(seed, on_fit):
+        on_fit()
+        if seed == len(done) == 2:
+            done.append("stopped")
+            raise KeyboardInterrupt
+        done.append(seed)
+        return {"base": 1.0 + seed, "ours": 0.5 * seed}
+
+    task = TASK._replace(compare=compare, seeds=4, checksum="a")
+    monkeypatch.setitem(TASKS, "yeast", lambda data: task)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main(["task", "yeast", "--out", out])
+    assert f"esjax task yeast --resume {out}" in capsys.readouterr().err
+    with (tmp_path / "task" / "log.jsonl").open("a") as file:
+        file.write('{"base": 1')  # the line that a kill cuts short
+    monkeypatch.setitem(TASKS, "yeast", lambda data: task._replace(checksum="b"))
+    assert cli.main(["task", "yeast", "--resume", out]) == 2
+    assert "begun with other data" in capsys.readouterr().err
+    assert cli.main(["task", "survival", "--resume", out]) == 2
+    assert "holds the task yeast, not survival" in capsys.readouterr().err
+    monkeypatch.setitem(TASKS, "yeast", lambda data: task)
+    assert cli.main(["task", "yeast", "--resume", out]) == 0
+    assert done == [0, 1, "stopped", 2, 3]
+    assert "2 of 4 splits are finished already" in (printed := capsys.readouterr().out) and " 4/4 " in printed
+    results = json.loads((tmp_path / "task" / frame.RESULTS).read_text())
+    assert results == [{"base": 1.0 + seed, "ours": 0.5 * seed} for seed in range(4)]
 
 
 @pytest.mark.large
 def test_yeast_compares_three_methods(monkeypatch):
     monkeypatch.setattr(yeast, "_LOGISTIC", frame.grid(hidden=(0,), decay=(1.0,)))
     monkeypatch.setattr(yeast, "_ON_F1", frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
-    plain, tuned, ours = TASKS["yeast"](None).compare(0).values()
-    assert plain < tuned and ours > 0.44
+    task, fits = TASKS["yeast"](None), []
+    plain, tuned, ours = task.compare(0, lambda: fits.append(0)).values()
+    assert plain < tuned and ours > 0.44 and len(fits) == task.fits
 
 
 def test_wrong_input_is_said_in_one_line(tmp_path, capsys):

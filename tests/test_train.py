@@ -49,7 +49,7 @@ def _leaves(state):
 def _train(options, path, stop_after=None):
     """Trains in a new folder; `stop_after` epochs the process dies, as far as the files can tell."""
     prepared = run.set_up(options)
-    folder.create(path, prepared.config)
+    run.begin(prepared, path)
 
     def on_epoch(epoch):
         if epoch.epoch == stop_after:

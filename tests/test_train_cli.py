@@ -4,14 +4,17 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from esjax.train import cli, compare, config, objectives, run, sigmas
+import esjax
+from esjax.train import cli, compare, config, objectives, rl, run, sigmas
 from esjax.train.loop import Epoch
 
 
@@ -32,8 +35,9 @@ def _small(npz):
 def test_train_ends_with_accuracy_pictures_and_checkpoint(npz, tmp_path, capsys):
     out = tmp_path / "deep" / "run"
     assert cli.main(["train", *_small(npz), "--out", str(out)]) == 0
-    _, _, accuracy, *_, pictures, saved = capsys.readouterr().out.splitlines()
-    assert accuracy.startswith("test accuracy ") and accuracy.endswith("%")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "data     bars" and any(re.fullmatch(r"test accuracy \d+\.\d%", x) for x in lines)
+    pictures, saved = lines[-2:]
     assert saved == f"checkpoint  {out}/checkpoints/2"
     assert pictures == f"pictures    {out}/curves.png, {out}/confusion.png"
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in ("curves.png", "confusion.png"))
@@ -152,6 +156,9 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --data {tmp}", "has no file train-images-idx3-ubyte"),
         ("train --resume {tmp}", "holds no run"),
         ("train --resume {tmp} --seed 2", "takes all options from that folder"),
+        ("trian --epochs 3", "no command trian; did you mean train"),
+        ("--versoin", "did you mean --version"),
+        ("lern", "no command lern.* There are train, compare"),
         ("train --out {tmp}", "exists already; give another --out"),
         ("compare --out {tmp}", "exists already; give another --out"),
         ("diagnose {tmp}", "holds no run"),
@@ -184,13 +191,17 @@ def test_a_damaged_config_is_said_in_words(tmp_path, capsys, text, message):
     assert message in capsys.readouterr().err
 
 
-def test_an_unwritable_out_is_found_before_the_work(npz, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["train", "compare", "sigma", "rl", "task"])
+def test_an_unwritable_out_is_found_before_the_work(tmp_path, capsys, monkeypatch, command):
     (tmp_path / "file").write_text("")
-    for command in ("train", "compare"):
-        assert cli.main([command, *_small(npz), "--out", str(tmp_path / "file" / "run")]) == 2
+    for module in (run, rl):
+        monkeypatch.setattr(module, "train" if module is rl else "set_up", None)  # what begins the work
+    monkeypatch.setattr("esjax.tasks.TASKS", {})
+    for out in (tmp_path / "file" / "deep" / "run", "/proc/run"):
+        options = ["yeast"] if command == "task" else []
+        assert cli.main([command, *options, "--out", str(out)]) == 2
         printed, error = capsys.readouterr()
-        assert error.count("\n") == 1 and f"{tmp_path}/file" in error
-        assert "test " not in printed  # of an epoch
+        assert error.count("\n") == 1 and f"{out}: cannot be made" in error and not printed
 
 
 def test_diverged_training_says_so_in_one_line(npz, tmp_path, capsys):
@@ -224,7 +235,7 @@ def test_a_log_without_its_checkpoints_is_not_thrown_away(npz, tmp_path, capsys)
 def test_options_out_of_range_in_a_config_name_the_file(tmp_path):
     values = {**config.TrainConfig().__dict__, "epochs": "many"}
     with pytest.raises(ValueError, match=r"config.json: epochs='many' must be"):
-        config.from_json(values, tmp_path / "config.json")
+        config.from_json(values, tmp_path / "config.json", config.TrainConfig)
 
 
 def test_the_core_imports_no_training_package():
@@ -240,3 +251,41 @@ def test_the_command_without_its_packages_says_what_to_install():
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert said == "esjax: the command line needs tyro; run pip install 'esjax[train]'\n"
+
+
+def _esjax(*arguments, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "esjax", *map(str, arguments)], **pipes | options)
+
+
+def test_the_version_is_said_without_the_packages_of_training():
+    code = "import sys; sys.modules['tyro'] = None; sys.argv[1:] = ['--version']\n"
+    code += "from esjax.__main__ import main; main()"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == f"esjax {esjax.__version__}\n"
+
+
+def test_nobody_who_stops_reading_is_shouted_at_and_training_ends(npz, tmp_path):
+    for arguments in (["--help"], ["train", *_small(npz), "--out", tmp_path / "run"]):
+        process = _esjax(*arguments)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == (141 if arguments == ["--help"] else 0)
+        process.stderr.close()
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_control_c_before_the_first_step_ends_with_130_at_once(npz, tmp_path, command):
+    with _esjax(command, *_small(npz), "--out", tmp_path / "run") as process:
+        while not process.stdout.readline().startswith("0% random labels"):
+            assert process.poll() is None
+        time.sleep(0.5)  # XLA compiles the step
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.wait() == 130 and time.monotonic() - start < 2
+        said = process.stderr.read()
+    if command == "train":
+        assert said == f"Stopped. Go on with: esjax train --resume {tmp_path}/run\n"
+        assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 0
+    else:
+        assert said == "esjax: stopped, nothing was written\n" and not list(tmp_path.iterdir())

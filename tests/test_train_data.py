@@ -131,12 +131,15 @@ def test_a_missing_or_damaged_idx_file_is_named(tmp_path, name):
     assert f"{tmp_path}: has no file {name} or {name}.gz; " in _complaint(tmp_path, FileNotFoundError)
 
 
-@pytest.mark.parametrize("name", ["missing", "missing.npz", "notes.txt"])
-def test_a_source_that_is_none_is_told_what_to_give(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("missing", "no such folder"), ("missing.npz", "no such folder"), ("notes.txt", "neither a folder nor")],
+)
+def test_a_source_that_is_none_is_told_what_to_give(tmp_path, name, fault):
     (tmp_path / "notes.txt").touch()
     message = _complaint(tmp_path / name, FileNotFoundError)
     assert (
-        message.startswith(f"{tmp_path / name}: no such") and "give 'mnist-5k', 'digits', a folder" in message
+        message.startswith(f"{tmp_path / name}: {fault}") and "give 'mnist-5k', 'digits', a folder" in message
     )
 
 
@@ -168,8 +171,11 @@ def test_an_npz_file_is_loaded(tmp_path, names, shape, dtype):
         ({"train_labels": np.full(6, 3), "test_labels": np.full(2, 3)}, "every label is 3"),
         ({"train_images": np.where(PIXELS == 77, 1.001, PIXELS / 255)}, "to 1.001; scale"),
         ({"train_images": np.where(PIXELS == 77, -0.001, PIXELS / 255)}, "from -0.001 to"),
-        ({"train_images": np.where(PIXELS == 77, np.nan, PIXELS / 255)}, "from nan to nan"),
-        ({"test_images": np.where(PIXELS[:2] == 77, np.nan, 0)}, "from nan to nan"),
+        (
+            {"train_images": np.where(PIXELS == 77, np.nan, PIXELS / 255)},
+            "1 NaN or infinite pixels in 1 of 6 images",
+        ),
+        ({"test_images": np.where(PIXELS[:2] == 77, np.inf, 0)}, "the first at index 1; leave"),
         ({"train_images": PIXELS.astype(np.int32)}, "images of type int32"),
         ({"train_images": PIXELS[0]}, "images of shape (3, 2)"),
         ({"train_images": PIXELS[:0]}, "images of shape (0, 3, 2)"),

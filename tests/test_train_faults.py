@@ -1,10 +1,13 @@
-"""A full disk and a read-only folder: one line from the command, and the last good checkpoint stays."""
+"""Disks, folders, other processes and other data: one line from the command, and what was good stays good."""
 
 import ctypes
+import json
 import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import types
 from contextlib import contextmanager
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from kill_and_resume import write_images
 
-from esjax.train import checkpoint, cli, config, folder, run
+from esjax.train import checkpoint, cli, config, folder, record, run
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def stopped(tmp_path_factory):
     write_images(path / "images.npz")
     options = {"data": str(path / "images.npz"), "network": "mlp", "batch_size": 30, "num_samples": 4}
     prepared = run.set_up(config.TrainConfig(**options, epochs=3, checkpoint_every=1))
-    folder.create(path / "run", prepared.config)
+    run.begin(prepared, path / "run")
     with pytest.raises(KeyboardInterrupt):
         run.finish(prepared, path / "run", on_epoch=_stop)
     return path / "run", checkpoint.restore(path / "run" / folder.CHECKPOINTS, prepared.state)
@@ -136,3 +139,125 @@ def test_a_run_that_is_read_only_cannot_go_on_and_stays_as_it_is(stopped, copied
     assert "Permission denied" in (error := _one_line(capfd)) and str(copied) in error
     assert (copied / folder.LOG).read_bytes() == before
     _assert_readable(stopped, copied)
+
+
+@pytest.mark.parametrize("name", ["[x]", "a\\b", "what?*", "gs:"])
+def test_checkpoints_are_read_again_whatever_the_folder_is_called(stopped, tmp_path, name):
+    path = shutil.copytree(stopped[0], tmp_path / name / "run")
+    _assert_readable(stopped, path)
+    checkpoint.save(path / folder.CHECKPOINTS, 2, stopped[1])
+    assert sorted(os.listdir(path / folder.CHECKPOINTS)) == ["1", "2"]
+    _assert_readable(stopped, path)
+
+
+def test_a_checkpoint_that_reads_back_as_something_else_leaves_the_one_before(stopped, copied, monkeypatch):
+    save = checkpoint.ocp.Checkpointer.save
+
+    def another(self, path, args):
+        save(self, path, args=type(args)({name: array + 1 for name, array in args.item.items()}))
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "save", another)
+    for step in (2, 3):
+        with pytest.raises(OSError, match=r"part: cannot be written: .* reads back as something else"):
+            checkpoint.save(copied / folder.CHECKPOINTS, step, stopped[1])
+    assert os.listdir(copied / folder.CHECKPOINTS) == ["1"]
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from esjax.train import folder
+with folder.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_is_that_of_one_process_until_that_dies(copied, capfd):
+    with subprocess.Popen([sys.executable, "-c", _HOLD, copied], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        before = {file: file.stat().st_mtime_ns for file in copied.rglob("*")}
+        assert cli.main(["train", "--resume", str(copied)]) == 2
+        assert "another process is at work in this folder" in _one_line(capfd)
+        assert {file: file.stat().st_mtime_ns for file in copied.rglob("*")} == before
+        other.kill()
+    assert cli.main(["train", "--resume", str(copied)]) == 0
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_training_keeps_others_out_until_it_ends(copied, tmp_path, monkeypatch, is_new):
+    path, finish, tried = tmp_path / "new" if is_new else copied, run.finish, []
+
+    def interrupted(*arguments, **options):
+        with pytest.raises(OSError, match="another process"), folder.locked(path):
+            pass
+        tried.append(path)
+        return finish(*arguments, **options)
+
+    monkeypatch.setattr(run, "finish", interrupted)
+    images = json.loads((copied / folder.CONFIG).read_text())["data"]
+    new = ["--data", images, "--network", "mlp", "--epochs", "1", "--batch-size", "30", "--out", str(path)]
+    assert cli.main(["train", *(new if is_new else ["--resume", str(path)])]) == 0 and tried
+    with folder.locked(path):
+        pass
+
+
+def _other_data(copied, change):
+    """Writes the run's data with a change to another file; returns its path."""
+    images = json.loads((copied / folder.CONFIG).read_text())["data"]
+    arrays = dict(np.load(images))
+    change(arrays)
+    np.savez(copied.parent / "other.npz", **arrays)
+    return str(copied.parent / "other.npz")
+
+
+def _exchange_labels(arrays):
+    arrays["y_train"] = np.array([1, 0, 2])[arrays["y_train"]]
+
+
+def _leave_out(arrays):
+    arrays["x_train"], arrays["y_train"] = arrays["x_train"][:60], arrays["y_train"][:60]
+
+
+def _add_class(arrays):
+    arrays["y_train"] = np.where(np.arange(90) % 9 == 0, 3, arrays["y_train"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_exchange_labels, "the train labels are not the same, though as many"),
+        (_leave_out, r"train images of shape \(90, 4, 4, 1\), and \(60, 4, 4, 1\) now"),
+        (_add_class, "3 classes, and 4 now"),
+    ],
+)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_run_goes_on_with_its_own_data_only(stopped, copied, capfd, monkeypatch, change, message, in_place):
+    other = _other_data(copied, change)
+    if in_place:
+        text = (copied / folder.CONFIG).read_text()
+        (copied / folder.CONFIG).write_text(text.replace(json.loads(text)["data"], other))
+    before = {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()}
+    monkeypatch.setattr(run, "prepare", None)  # the work begins there
+    assert cli.main(["train", "--resume", str(copied), *([] if in_place else ["--data", other])]) == 2
+    assert re.search(f"begun with other data: {message}", _one_line(capfd))
+    (copied / folder.LOCK).unlink()
+    assert {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
+
+
+def test_data_that_moved_are_found_again_and_written_down(copied, capfd):
+    text, moved = (copied / folder.CONFIG).read_text(), _other_data(copied, lambda arrays: None)
+    gone = str(copied.parent / "gone.npz")
+    (copied / folder.CONFIG).write_text(text.replace(json.loads(text)["data"], gone))
+    assert cli.main(["train", "--resume", str(copied)]) == 2
+    assert re.search(f"gone.npz.*--resume {copied} --data NEW", _one_line(capfd))
+    assert cli.main(["train", "--resume", str(copied), "--data", moved]) == 0
+    assert json.loads((copied / folder.CONFIG).read_text()) == {**json.loads(text), "data": moved}
+
+
+def test_a_run_of_before_data_were_recorded_goes_on_with_a_word(copied, capfd):
+    known = (copied / record.FILE).read_text()
+    (copied / record.FILE).unlink()
+    assert cli.main(["train", "--resume", str(copied)]) == 0
+    assert "no record of the run's data" in capfd.readouterr().out
+    assert (copied / record.FILE).read_text() == known

@@ -172,6 +172,8 @@ TRAIN = {
         r"use a network with logits \(1, 3\)",
     ),
     "run k": (lambda: _prepare(objective="top-k", k=4), "k=4 is more than the 3 classes of dots", "lower it"),
+    "batch of one": (lambda: models.require_batch(1), "batch_size=1: the mean over", "use at least 2"),
+    "centred one": (lambda: _network()(IMAGES[:1]), "batch_size=1: the mean over", "use at least 2"),
     "run batch": (lambda: _prepare(batch_size=13), "batch_size=13", r"in \[1, 12\]"),
     "diagnosis none": (
         lambda: diagnosis.diagnose(_prepare(), num_examples=0),

@@ -1,5 +1,6 @@
 """CartPole: the equations against gymnasium's, and policies that learn from returns alone."""
 
+import json
 import re
 from functools import partial
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import esjax
-from esjax.train import cartpole, cli, rl
+from esjax.train import cartpole, cli, folder, rl
 from esjax.train.config import RLConfig
 
 
@@ -77,10 +78,30 @@ def test_gymnasium_on_workers_gives_the_returns_of_one_process():
     assert len(set(alone.tolist())) > 1  # each key another episode
 
 
-def test_the_command_says_how_it_went(capsys):
+def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, monkeypatch):
+    config = RLConfig(environment="jax", population=4, generations=4, seed=3)
+    *_, whole = rl.train(config)
+    rl.begin(config, tmp_path / "cut")
+
+    def stop(generation):
+        if generation.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rl.finish(config, rl.restore(config, tmp_path / "cut"), tmp_path / "cut", on_generation=stop)
+    with (tmp_path / "cut" / folder.LOG).open("a") as file:
+        file.write('{"number": 3')  # the line that a kill cuts short
+    assert cli.main(["rl", "--resume", str(tmp_path / "cut")]) == 0
+    policy = np.load(tmp_path / "cut" / rl.POLICY)
+    for name, array in whole.params.items():
+        np.testing.assert_array_equal(policy[name], array)
+    assert [json.loads(line)["number"] for line in folder.lines(tmp_path / "cut")] == [1, 2, 3, 4]
+
+
+def test_the_command_says_how_it_went(tmp_path, capsys):
     arguments = ["rl", "--generations", "2", "--population", "4", "--workers", "1"]
-    assert cli.main(arguments) == 0
-    first, _, last = capsys.readouterr().out.splitlines()
+    assert cli.main([*arguments, "--out", str(tmp_path / "rl")]) == 0
+    first, _, last, _ = capsys.readouterr().out.splitlines()
     assert re.match(
         r"generation 1, 4 episodes: mean return of the population [\d.]+, of the policy [\d.]+", first
     )

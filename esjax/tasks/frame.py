@@ -28,7 +28,10 @@ class Task(NamedTuple):
         higher_is_better: whether the metric is to be maximised.
         seeds: how many it takes to tell methods apart, where nothing else is asked for.
         test_over_train: how many test examples there are for each one of the training set.
-        compare: seed → the metric on the test set, by method; another seed is another split.
+        compare: `(seed, on_fit)` → the metric on the test set, by method; another seed is another split.
+            `on_fit()` is called after each model that was fitted.
+        fits: how many models are fitted for a split.
+        checksum: of data that no package ships, so that a task that goes on has the same.
     """
 
     title: str
@@ -37,7 +40,13 @@ class Task(NamedTuple):
     higher_is_better: bool
     seeds: int
     test_over_train: float
-    compare: Callable[[int], dict[str, float]]
+    compare: Callable[[int, Callable[[], None]], dict[str, float]]
+    fits: int
+    checksum: str = ""
+
+
+def nothing() -> None:
+    """Is called after each model by default."""
 
 
 class Row(NamedTuple):
@@ -118,6 +127,11 @@ def write(path: Path, task: Task, results: Sequence[Mapping[str, float]]) -> Non
 def grid(**options: Sequence[Any]) -> list[dict[str, Any]]:
     """Returns all combinations of options."""
     return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+def num_fits(*candidates: Sequence[dict[str, Any]], num_folds: int = 3) -> int:
+    """Returns how many models methods fit that choose by `best_by_folds`, and then fit the best anew."""
+    return sum(1 + num_folds * len(options) * (len(options) > 1) for options in candidates)
 
 
 def best_by_folds(

@@ -73,7 +73,9 @@ def task(noise: Noise, title: str, folder: Path | None) -> frame.Task:
         higher_is_better=True,
         seeds=3,
         test_over_train=0.0,  # there is one split, the official one
-        compare=lambda seed: compare(noise(clean, seed), seed),
+        compare=lambda seed, on_fit: compare(noise(clean, seed), seed, on_fit),
+        fits=len(_OBJECTIVES) * len(_RATES),
+        checksum=data.checksum(clean),
     )
 
 
@@ -108,11 +110,15 @@ def flipped_labels(share: float) -> Noise:
     return flipped
 
 
-def compare(noisy: Dataset, seed: int) -> dict[str, float]:
+def compare(noisy: Dataset, seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, float]:
     """Returns each method's test accuracy; the seed is of initial weights, batches and held-out examples."""
     results = {}
     for name, objective in _OBJECTIVES.items():
-        chosen = max((fit(objective, noisy, rate, seed) for rate in _RATES), key=lambda fit: fit.held_out)
+        found = []
+        for rate in _RATES:
+            found.append(fit(objective, noisy, rate, seed))
+            on_fit()
+        chosen = max(found, key=lambda fit: fit.held_out)
         results[f"{name}, last epoch"] = chosen.test[-1]
         results[f"{name}, best epoch"] = max(chosen.test)
     return results

@@ -5,6 +5,7 @@ NDCG@10 itself under Gumbel noise, where the ten best documents follow the law o
 train the same network, and choose their options by folds of the training queries.
 """
 
+import hashlib
 import tarfile
 from collections.abc import Callable
 from functools import cache, partial
@@ -74,6 +75,8 @@ def task(archive: Path | None) -> frame.Task:
         seeds=6,
         test_over_train=(_NUM_QUERIES - _NUM_TRAIN) / _NUM_TRAIN,
         compare=partial(compare, queries),
+        fits=frame.num_fits(_PLAIN, _APPROXIMATE, _SMOOTHED),
+        checksum=_checksum(queries),
     )
 
 
@@ -107,7 +110,11 @@ def load(archive: Path) -> Queries:
     return found
 
 
-def compare(queries: Queries, seed: int) -> dict[str, float]:
+def _checksum(queries: Queries) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in queries)).hexdigest()[:16]
+
+
+def compare(queries: Queries, seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, float]:
     """Returns each method's mean NDCG@10 over the queries of the test set, for a random split."""
     order = np.random.default_rng(seed).permutation(len(queries.mask))
     train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
@@ -126,6 +133,7 @@ def compare(queries: Queries, seed: int) -> dict[str, float]:
             decay=options["decay"],
         )
         scores = models.scores(params, jnp.asarray(queries.features[held]))[..., 0]
+        on_fit()
         return float(jax.vmap(_ndcg)(scores, queries.relevance[held], queries.mask[held]).mean())
 
     def by_folds(loss: Callable[..., Loss], candidates: list[dict[str, Any]]) -> float:

@@ -39,11 +39,12 @@ def task() -> frame.Task:
         seeds=2 * terrain.NUM_STRIPS,
         test_over_train=1 / (terrain.NUM_STRIPS - 1),
         compare=compare,
+        fits=2 * (len(_TWO_STAGE) + 1) + 1 + len(_REGRET) + 1,
     )
 
 
-def compare(seed: int) -> dict[str, float]:
-    """Returns the mean regret on the test strip of each method."""
+def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, float]:
+    """Returns the mean regret on the test strip of each method; see `frame.Task`."""
     areas, rng = terrain.strips(seed), np.random.default_rng(seed)
     train, both = (
         terrain.cut(rng.choice(terrain.corners(parts, 1), _NUM_TILES, replace=False))
@@ -52,11 +53,16 @@ def compare(seed: int) -> dict[str, float]:
     validation, test = (terrain.cut(terrain.corners(areas[name], _STEP)) for name in ("validation", "test"))
     start = models.init(jax.random.key(seed), terrain.PATCH**2, 1, _HIDDEN)
 
+    def fitted(loss: models.Loss, first: models.Params, tiles: terrain.Tiles, **how: Any) -> models.Params:
+        params = _fit(loss, first, seed, tiles, **how)
+        on_fit()
+        return params
+
     def two_stage(loss: models.Loss, tiles: terrain.Tiles, options: dict[str, Any]) -> models.Params:
-        return _fit(loss, start, seed, tiles, **options)
+        return fitted(loss, start, tiles, **options)
 
     def on_regret(first: models.Params, tiles: terrain.Tiles, options: dict[str, Any]) -> models.Params:
-        return _fit(_regret_loss(**options), first, seed, tiles, num_steps=_REGRET_STEPS, rate=0.001)
+        return fitted(_regret_loss(**options), first, tiles, num_steps=_REGRET_STEPS, rate=0.001)
 
     def chosen(candidates: Sequence[dict[str, Any]], fit: Callable[..., models.Params], how: Any) -> Any:
         return min(candidates, key=lambda options: regret(fit(how, train, options), validation))

@@ -38,6 +38,7 @@ def task() -> frame.Task:
         seeds=20,
         test_over_train=(686 - _NUM_TRAIN) / _NUM_TRAIN,
         compare=compare,
+        fits=frame.num_fits(_PENALTIES, _COX, _CONCORDANCE),
     )
 
 
@@ -62,8 +63,8 @@ def load() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32
     return covariates, np.asarray(table["time"], np.float32), np.asarray(table["cens"], np.float32)
 
 
-def compare(seed: int) -> dict[str, float]:
-    """Returns the test set's concordance of each method, for a random split."""
+def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, float]:
+    """Returns the test set's concordance of each method, for a random split; see `frame.Task`."""
     x, times, events = load()
     order = np.random.default_rng(seed).permutation(len(x))
     train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
@@ -84,13 +85,18 @@ def compare(seed: int) -> dict[str, float]:
         return _cox(x, times, events, rows, held, **options)
 
     def by_folds(candidates: list[dict[str, Any]], metric: Callable[..., float]) -> float:
+        def counted(options: dict[str, Any], rows: NDArray[np.int64], held: NDArray[np.int64]) -> float:
+            found = metric(options, rows, held)
+            on_fit()
+            return found
+
         chosen = frame.best_by_folds(
             candidates,
-            lambda options, some, held: metric(options, train[some], train[held]),
+            lambda options, some, held: counted(options, train[some], train[held]),
             len(train),
             seed=seed,
         )
-        return metric(chosen, train, test)
+        return counted(chosen, train, test)
 
     return {
         "Cox": by_folds(_PENALTIES, cox),

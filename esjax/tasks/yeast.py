@@ -7,6 +7,7 @@ options by folds of the training set.
 
 import csv
 import gzip
+from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ def task() -> frame.Task:
         seeds=6,
         test_over_train=(2417 - _NUM_TRAIN) / _NUM_TRAIN,
         compare=compare,
+        fits=3 * len(_LOGISTIC) + frame.num_fits(_ON_F1) + 2,
     )
 
 
@@ -59,29 +61,34 @@ def load() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     return table[:, ~is_label].astype(np.float32), labels.astype(np.int32)
 
 
-def compare(seed: int) -> dict[str, float]:
-    """Returns the test set's macro-F1 of each method, for a random split."""
+def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, float]:
+    """Returns the test set's macro-F1 of each method, for a random split; see `frame.Task`."""
     features, labels = load()
     order = np.random.default_rng(seed).permutation(len(features))
     train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
     features = (features - features[train].mean(0)) / features[train].std(0)
     x, y, test_x, test_y = features[train], labels[train], features[test], labels[test]
 
+    def fitted(loss: models.Loss, options: dict[str, Any], rows: Any, **how: Any) -> models.Params:
+        params = _fit(loss, x[rows], y[rows], seed, options, **how)
+        on_fit()
+        return params
+
     def logistic(options: dict[str, Any], rows: Any) -> models.Params:
-        return _fit(_logistic_loss, x[rows], y[rows], seed, options, num_steps=400, rate=0.01)
+        return fitted(_logistic_loss, options, rows, num_steps=400, rate=0.01)
 
     def out_of_fold(options: dict[str, Any]) -> NDArray[np.float32]:
         """Scores of all training examples by models that have not seen them, to tune thresholds on."""
         found = np.empty(y.shape, np.float32)
-        for fitted, held in frame.folds(len(x), seed=seed):
-            found[held] = models.scores(logistic(options, fitted), x[held])
+        for rows, held in frame.folds(len(x), seed=seed):
+            found[held] = models.scores(logistic(options, rows), x[held])
         return found
 
     def on_f1(options: dict[str, Any], rows: Any) -> models.Params:
-        return _fit(_f1_loss(options["sigma"]), x[rows], y[rows], seed, options, num_steps=300, rate=0.03)
+        return fitted(_f1_loss(options["sigma"]), options, rows, num_steps=300, rate=0.03)
 
-    def of_f1(options: dict[str, Any], fitted: Any, held: Any) -> float:
-        return _macro_f1(models.scores(on_f1(options, fitted), x[held]), y[held])
+    def of_f1(options: dict[str, Any], rows: Any, held: Any) -> float:
+        return _macro_f1(models.scores(on_f1(options, rows), x[held]), y[held])
 
     unseen = [(options, out_of_fold(options)) for options in _LOGISTIC]
     everything = np.arange(len(x))

@@ -2,11 +2,13 @@
 
 Arrays are stored under their paths in the state, without its Python types, so that a checkpoint of
 another network is recognised and said in words. Beside Orbax's files are their checksums: it does not see
-every damage, and of what it sees it prints much.
+every damage, and of what it sees it prints much. What was written is read back before an older one goes.
 """
 
 import json
+import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from esjax.train.checks import require_at_least
@@ -29,16 +32,19 @@ _CHECKSUMS = "checksums.json"
 _PART = ".part"
 """Behind the name of what is being written or removed."""
 
+_PLAIN = re.compile(r"[\w /.,+=@~-]*")
+"""Paths that every part of Orbax takes as they are: it globs, one part knows URLs, and one no backslash."""
+
 
 def save(folder: Path, step: int, state: Any) -> None:
     """Writes `state`, a pytree of arrays, as number `step`; waits until it is on disk.
 
-    It is written under another name and renamed at the end: a killed process leaves the checkpoint
-    before it.
+    It is written under another name, read back, and renamed at the end: a killed process leaves the
+    checkpoint before it.
 
     Raises:
         ValueError: `step` is no whole number >= 0, or not above that of the newest checkpoint.
-        OSError: `folder` cannot be written to; the checkpoints before stay.
+        OSError: `folder` cannot be written to, or gives back something else; the checkpoints before stay.
     """
     require_at_least("step", step, 0)
     if step <= max(_steps(folder), default=-1):
@@ -49,10 +55,11 @@ def save(folder: Path, step: int, state: Any) -> None:
     part, arrays = folder / f"{step}{_PART}", _arrays(state)
     _check_space(folder, sum(array.nbytes for array in arrays.values()))
     try:
-        with _writing(part):
-            with _checkpointer() as checkpointer:
-                checkpointer.save(part.resolve() / _ARRAYS, args=ocp.args.StandardSave(arrays))
+        part.mkdir()
+        with _writing(part), _plain(part) as plain, _checkpointer() as checkpointer:
+            checkpointer.save(plain / _ARRAYS, args=ocp.args.StandardSave(arrays))
             (part / _CHECKSUMS).write_text(json.dumps(_checksums(part / _ARRAYS)))
+            _check_same_bytes(arrays, checkpointer.restore(plain / _ARRAYS, args=_like_these(arrays)))
         part.rename(folder / str(step))
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -71,13 +78,34 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
+def _like_these(arrays: dict[str, Any]) -> Any:
+    return ocp.args.StandardRestore(arrays)
+
+
+def _check_same_bytes(saved: dict[str, Any], found: dict[str, Any]) -> None:
+    for name, array in saved.items():
+        if np.asarray(array).tobytes() != np.asarray(found[name]).tobytes():
+            raise OSError(f"what was written as {name} reads back as something else")
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """Gives an absolute path to the folder that Orbax takes as it is: a link, where its own is not plain."""
+    path = path.resolve()
+    if _PLAIN.fullmatch(path.relative_to(path.anchor).as_posix()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as elsewhere:
+        link = Path(elsewhere) / "link"
+        link.symlink_to(path, target_is_directory=True)
+        yield link
+
+
 @contextmanager
 def _writing(part: Path) -> Iterator[None]:
-    """Makes an `OSError` of what tensorstore raises where it cannot write."""
+    """Makes an `OSError` that names the folder of whatever is raised where it cannot be written."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
         raise OSError(f"{part}: cannot be written: {_first_line(error)}") from error
 
@@ -95,8 +123,8 @@ def restore(folder: Path, like: Tree) -> Tree | None:
     if not _steps(folder):
         return None
     where, wanted = folder / str(max(_steps(folder))), _arrays(like)
-    path = where.resolve() / _ARRAYS
-    with _checkpointer() as checkpointer:
+    with _plain(where) as plain, _checkpointer() as checkpointer:
+        path = plain / _ARRAYS
         with _sound(where):
             if json.loads((where / _CHECKSUMS).read_bytes()) != _checksums(path):
                 raise ValueError("its files do not fit their checksums")
@@ -104,7 +132,7 @@ def restore(folder: Path, like: Tree) -> Tree | None:
             found = {name: _form(leaf) for name, leaf in metadata.items()}
         _check_same(where, found, {name: _form(leaf) for name, leaf in wanted.items()})
         with _sound(where):
-            arrays = checkpointer.restore(path, args=ocp.args.StandardRestore(wanted))
+            arrays = checkpointer.restore(path, args=_like_these(wanted))
     leaves = [_like(leaf, arrays[path]) for path, leaf in _leaves(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

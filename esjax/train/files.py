@@ -28,6 +28,9 @@ _MAX_DIMS = 32
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
+NUMBER_CLASSES = "np.unique(np.concatenate([train_labels, test_labels]), return_inverse=True)[1]"
+"""What numbers classes from 0 without gaps, the same in both sets."""
+
 _DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
     *(RuntimeError, SyntaxError, TypeError, ValueError),
@@ -43,6 +46,24 @@ class Source(NamedTuple):
 
     where: str
     array: NDArray[Any]
+
+
+class Sources(NamedTuple):
+    """The four arrays of a data set, as they were read.
+
+    Attributes:
+        name: for people, not a path.
+        train_images: pixels of the training set, of any type and shape.
+        train_labels: its labels.
+        test_images: pixels of the test set.
+        test_labels: its labels.
+    """
+
+    name: str
+    train_images: Source
+    train_labels: Source
+    test_images: Source
+    test_labels: Source
 
 
 def read_idx(path: str | Path) -> NDArray[Any]:
@@ -93,11 +114,27 @@ def read_npz(path: str | Path, names: Sequence[Sequence[str]]) -> list[Source]:
         OSError: it cannot be opened.
     """
     path = Path(path)
+    with _open_npz(path) as archive:
+        members = _members(archive)
+        return [_read_member(archive, path, _find(members, path, each)) for each in names]
+
+
+def npz_names(path: str | Path) -> list[str]:
+    """Returns the names of the arrays in a `.npz` file; raises `ValueError` as `read_npz` does."""
+    with _open_npz(Path(path)) as archive:
+        return _members(archive)
+
+
+@contextlib.contextmanager
+def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     with path.open("rb") as file:
         with _sound(f"{path}", ".npz file", "copy it again, or write it with numpy.savez"):
             archive = zipfile.ZipFile(file)
-        members = [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
-        return [_read_member(archive, path, _find(members, path, each)) for each in names]
+        yield archive
+
+
+def _members(archive: zipfile.ZipFile) -> list[str]:
+    return [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
 
 
 def _find(members: list[str], path: Path, names: Sequence[str]) -> str:
@@ -131,7 +168,8 @@ def _read_npy(stream: _Stream) -> NDArray[Any]:
     except MemoryError as error:  # Python's parser, at about 200 nested brackets
         raise ValueError("its header nests too deeply") from error
     if dtype.kind not in "biuf":
-        raise ValueError(f"it holds values of type {dtype} instead of numbers")
+        text = f"; of text, {NUMBER_CLASSES} makes numbers" if dtype.kind in "OSU" else ""
+        raise ValueError(f"it holds values of type {dtype} instead of numbers{text}")
     if len(shape) > _MAX_DIMS or any(size < 0 for size in shape):
         raise ValueError(f"its header claims shape {shape}, which no array has")
     return _read_array(stream, shape, dtype, "F" if fortran_order else "C")

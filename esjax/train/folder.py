@@ -6,26 +6,43 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from esjax.train.config import TrainConfig, from_json
+import filelock
+
+from esjax.train import interrupts
+from esjax.train.config import Config, RLConfig, TrainConfig, from_json
 from esjax.train.loop import Epoch
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 CONFUSION = "confusion.png"
 CURVES = "curves.png"
+LOCK = ".lock"
 LOG = "log.jsonl"
+
+_PART = ".part"
+"""Behind the name of what is being written."""
 
 
 def check_new(path: Path) -> None:
-    """Raises `FileExistsError` where there is something already: nothing is ever overwritten."""
+    """Finds out, before any work, whether `new` can make the folder `path`; leaves nothing.
+
+    Raises:
+        FileExistsError: there is something already: nothing is ever overwritten.
+        OSError: it cannot be made.
+    """
     if path.exists():
         raise FileExistsError(
             f"{path}: exists already; give another --out, or go on with a training run by --resume {path}"
         )
+    parents = path.absolute().parents
+    with _making(path):
+        _part(path, next(parent for parent in parents if parent.exists())).rmdir()
 
 
 @contextmanager
@@ -33,18 +50,58 @@ def new(path: Path) -> Iterator[Path]:
     """Gives a folder to fill, which becomes `path` if all goes well, and is gone if not.
 
     Raises:
-        FileExistsError: `path` is there already.
+        FileExistsError: `path` is there already; where it came meanwhile, what was filled stays beside it.
         OSError: it cannot be made.
     """
     check_new(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path, path.parent)
+    remove = partial(shutil.rmtree, part, ignore_errors=True)
     try:
-        yield part
+        with interrupts.undoing(remove):
+            yield part
         part.chmod(0o777 & ~_umask())
+    except BaseException:
+        remove()
+        raise
+    try:
         part.rename(path)
+    except OSError as error:
+        raise FileExistsError(f"{path}: was made by something else meanwhile; all is in {part}") from error
+
+
+@contextmanager
+def _making(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be made: {error}; give another --out") from error
+
+
+def _part(path: Path, parent: Path) -> Path:
+    """Makes the folder that becomes `path`."""
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=parent))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out of the run in the folder `path`, until it ends or this process does.
+
+    Raises:
+        OSError: another process is at work in it, or it cannot be written to.
+    """
+    lock = filelock.FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise OSError(
+            f"{path}: another process is at work in this folder; wait until it ends, or stop it"
+        ) from error
+    try:
+        yield
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        lock.release()
 
 
 def _umask() -> int:
@@ -53,14 +110,20 @@ def _umask() -> int:
     return current
 
 
-def create(path: Path, config: TrainConfig) -> None:
-    """Makes the folder of a new run with its options in it, or nothing; see `new`."""
-    with new(path) as part:
-        (part / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
+def write_config(path: Path, config: TrainConfig | RLConfig) -> None:
+    """Writes the options of the run in the folder `path`, in place of those that are there."""
+    part = path / (CONFIG + _PART)
+    part.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
+    part.replace(path / CONFIG)
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Reads the options of the run.
+    """Reads the options of the training run; raises as `read_options` does."""
+    return read_options(path, TrainConfig)
+
+
+def read_options(path: Path, kind: type[Config]) -> Config:
+    """Reads the options of a run of one kind.
 
     Raises:
         FileNotFoundError: the folder is not that of a run.
@@ -73,18 +136,18 @@ def read_config(path: Path) -> TrainConfig:
         values = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not sound JSON: {error}; restore the file, or start a new run") from error
-    return from_json(values, file)
+    return from_json(values, file, kind)
 
 
-def append_epoch(path: Path, epoch: Epoch) -> None:
+def append(path: Path, values: Mapping[str, Any]) -> None:
     """Adds a line to the log."""
     with (path / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(epoch._asdict(), allow_nan=False) + "\n")
+        file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def num_logged(path: Path) -> int:
     """Returns the number of lines in the log."""
-    return len(_lines(path))
+    return len(lines(path))
 
 
 def read_log(path: Path, num_epochs: int) -> list[Epoch]:
@@ -95,7 +158,7 @@ def read_log(path: Path, num_epochs: int) -> list[Epoch]:
     """
     file = path / LOG
     try:
-        epochs = [_epoch(line) for line in _lines(path)[:num_epochs]]
+        epochs = [_epoch(line) for line in lines(path)[:num_epochs]]
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: not a sound log: {error}; restore the file, or start a new run") from error
     if [epoch.epoch for epoch in epochs] != list(range(1, num_epochs + 1)):
@@ -106,7 +169,8 @@ def read_log(path: Path, num_epochs: int) -> list[Epoch]:
     return epochs
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """Returns the lines of the log."""
     file = path / LOG
     return file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
 
@@ -128,7 +192,24 @@ def _epoch(line: str) -> Epoch:
 
 def cut_log(path: Path, epochs: list[Epoch]) -> None:
     """Leaves only these epochs in the log: those after the checkpoint will come again."""
-    lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in epochs]
-    part = path / (LOG + ".part")
-    part.write_text("".join(lines), "utf-8")
+    _write_log(path, [json.dumps(epoch._asdict(), allow_nan=False) for epoch in epochs])
+
+
+def keep_lines(path: Path, num_lines: int) -> None:
+    """Leaves only the first lines of the log.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    found = lines(path)
+    if len(found) < num_lines:
+        raise ValueError(
+            f"{path / LOG}: has {len(found)} lines of {num_lines}; restore it, or start a new run"
+        )
+    _write_log(path, found[:num_lines])
+
+
+def _write_log(path: Path, lines: list[str]) -> None:
+    part = path / (LOG + _PART)
+    part.write_text("".join(line + "\n" for line in lines), "utf-8")
     part.replace(path / LOG)

@@ -10,6 +10,19 @@ from flax import nnx
 Array = jax.Array
 
 
+def require_batch(batch_size: int) -> None:
+    """Raises `ValueError` for a batch of one, of which `Centred` leaves nothing.
+
+    From two on it works: `esjax train --data digits --network mlp --epochs 10` ends with a test accuracy of
+    6.1 % for batches of 1, 95.0 % of 2, 95.6 % of 3, 96.9 % of 4 and 8, and 96.7 % to 97.8 % of 16 to 128.
+    """
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size={batch_size}: the mean over the batch is taken out of the logits, which leaves "
+            "nothing of a single example; use at least 2, and better 4 or more"
+        )
+
+
 class Centred(nnx.Module):
     """Takes the batch's mean from the logits of each class, and adds a learned offset instead.
 
@@ -30,9 +43,14 @@ class Centred(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, logits: Array) -> Array:
-        """Returns centred logits (B, K)."""
+        """Returns centred logits (B, K).
+
+        Raises:
+            ValueError: a batch of one in training, of which nothing would be left.
+        """
         if self.use_running_average:
             return logits - self.mean[...] + self.offset[...]
+        require_batch(len(logits))
         mean = logits.mean(0)
         self.num_batches[...] += 1
         share = jnp.maximum(1 / self.num_batches[...], 1 / 50)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +12,14 @@ import numpy as np
 import optax
 
 import esjax
-from esjax.train import cartpole
+from esjax.train import cartpole, checkpoint, folder
 from esjax.train.checks import require_one_of
 from esjax.train.config import RLConfig
 
 Array = jax.Array
+
+POLICY = "policy.npz"
+"""The policy's parameters: arrays by their names, for `numpy.load`."""
 
 SOLVED = 475.0
 """Mean return over 100 episodes at which CartPole-v1 counts as solved."""
@@ -31,11 +35,12 @@ class Generation(NamedTuple):
     """One step of the optimiser.
 
     Attributes:
-        number: steps so far, from 1 on.
+        number: steps so far; 0 before the first.
         episodes: episodes trained on so far, those of tests not counted.
         population_return: mean return of the perturbed policies.
         test_return: mean return of the policy itself over 100 other episodes.
         params: the policy's parameters.
+        opt_state: the optimiser's.
     """
 
     number: int
@@ -43,29 +48,86 @@ class Generation(NamedTuple):
     population_return: float
     test_return: float
     params: cartpole.Params
+    opt_state: Any
 
 
-def train(config: RLConfig) -> Iterator[Generation]:
+def initial(config: RLConfig) -> Generation:
+    """Returns what there is before the first step."""
+    params = cartpole.init_policy(_keys(config)[1])
+    return Generation(0, 0, 0.0, 0.0, params, optax.adam(config.learning_rate).init(params))
+
+
+def _keys(config: RLConfig) -> Any:
+    """Returns the keys of the tests, of the first parameters and of all steps."""
+    return jax.random.split(jax.random.key(config.seed), 3)
+
+
+def train(config: RLConfig, *, since: Generation | None = None) -> Iterator[Generation]:
     """Yields generations until one is solved, or all are done.
 
     All policies of a generation play the same episode: the differences between their returns are their own.
 
+    Args:
+        config: the options.
+        since: what to go on from, to the very same parameters. None: from `initial`.
+
     Raises:
         ModuleNotFoundError: gymnasium is not installed.
     """
+    number, _, _, tested, params, state = since or initial(config)
     with _executor(config) as executor:
         block = returns(config.environment, executor)
         step = jax.jit(make_step(config, block))
-        test = jax.jit(lambda key, params: mean_return(block, jax.random.clone(key), params))
-        test_key, first_key, keys = jax.random.split(jax.random.key(config.seed), 3)
-        params = cartpole.init_policy(first_key)
-        state = optax.adam(config.learning_rate).init(params)
-        for number, key in enumerate(jax.random.split(keys, config.generations), 1):
-            params, state, value = step(params, state, key)
-            tested = float(test(test_key, params))
-            yield Generation(number, number * config.population, float(value), tested, params)
+        test = jax.jit(lambda params: mean_return(block, _keys(config)[0], params))
+        for key in jax.random.split(_keys(config)[2], config.generations)[number:]:
             if tested >= SOLVED:
                 return
+            params, state, value = step(params, state, key)
+            number, tested = number + 1, float(test(params))
+            yield Generation(number, number * config.population, float(value), tested, params, state)
+
+
+def begin(config: RLConfig, path: Path) -> None:
+    """Makes the folder `path` with the options in it, or nothing; see `folder.new`."""
+    with folder.new(path) as part:
+        folder.write_config(part, config)
+
+
+def restore(config: RLConfig, path: Path) -> Generation:
+    """Returns the last generation in the folder `path`, and leaves no later one in its log.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    first = initial(config)
+    found = checkpoint.restore(path / folder.CHECKPOINTS, first) or first
+    folder.keep_lines(path, int(found.number))
+    return found._replace(
+        number=int(found.number),
+        episodes=int(found.episodes),
+        population_return=float(found.population_return),
+        test_return=float(found.test_return),
+    )
+
+
+def finish(
+    config: RLConfig,
+    since: Generation,
+    path: Path,
+    *,
+    on_generation: Callable[[Generation], None] = lambda generation: None,
+) -> Generation:
+    """Trains to the end, and leaves policy, log and checkpoints in the folder `path`; see `train`."""
+    last = since
+    for last in train(config, since=since):
+        row = last._asdict()
+        folder.append(path, {name: row[name] for name in Generation._fields[:4]})
+        part = path / f"new-{POLICY}"
+        np.savez(part, **last.params)
+        part.replace(path / POLICY)
+        checkpoint.save(path / folder.CHECKPOINTS, last.number, last)
+        on_generation(last)
+    return last
 
 
 def _executor(config: RLConfig) -> Any:

@@ -1,7 +1,7 @@
 """One training run: from options to a trained network in a folder that can be gone on with.
 
 `set_up` finds whatever can be wrong with the options and the data, and writes nothing; then
-`folder.create` or `resume` open the run's folder, and `finish` trains.
+`begin` or `resume` open the run's folder, which `folder.locked` keeps for one process, and `finish` trains.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 import esjax
-from esjax.train import checkpoint, folder, loop, models, objectives, plot, step
+from esjax.train import checkpoint, folder, loop, models, objectives, plot, record, step
 from esjax.train.config import TrainConfig
 from esjax.train.data import Dataset, absolute, load, with_label_noise
 from esjax.train.loop import Epoch
@@ -68,11 +68,16 @@ def set_up(config: TrainConfig) -> Run:
         ModuleNotFoundError: its package is not there.
         ValueError: the data is damaged or does not fit the options.
     """
-    return prepare(config, with_label_noise(load(config.data), config.label_noise, seed=config.seed))
+    return prepare(config, _load(config))
+
+
+def _load(config: TrainConfig) -> Dataset:
+    return with_label_noise(load(config.data), config.label_noise, seed=config.seed)
 
 
 def prepare(config: TrainConfig, data: Dataset) -> Run:
     """Makes the network and its objective for data that is loaded; raises `ValueError` as `set_up` does."""
+    models.require_batch(config.batch_size)
     config = dataclasses.replace(config, data=absolute(config.data))
     image_shape = data.train_images.shape[1:]
     network = models.NETWORKS[config.network](
@@ -136,26 +141,51 @@ def stream(run: Run, *, on_step: Callable[[], None] = lambda: None) -> Iterator[
     )
 
 
-def restore(path: Path) -> tuple[Run, bool]:
+def begin(run: Run, path: Path) -> None:
+    """Makes the folder of a new run with its options in it, or nothing; see `folder.new`."""
+    with folder.new(path) as part:
+        folder.write_config(part, run.config)
+        record.write(part, run.data)
+
+
+def restore(path: Path, *, data: str | None = None) -> tuple[Run, bool]:
     """Returns the run in the folder `path` at its newest checkpoint, and whether there is one yet.
 
+    Args:
+        path: of the run.
+        data: where its data are now. None: where they were.
+
     Raises:
-        FileNotFoundError: there is no run in the folder, or its data is gone.
-        ValueError: the checkpoint is that of another network, or a file is damaged.
+        FileNotFoundError: there is no run in the folder, or its data are gone.
+        ValueError: the data are others, the checkpoint is that of another network, or a file is damaged.
     """
-    run = set_up(folder.read_config(path))
+    config = folder.read_config(path)
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
+    try:
+        found = _load(config)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; --resume {path} --data NEW goes on with data that moved"
+        ) from error
+    record.check(path, found)
+    run = prepare(config, found)
     state = checkpoint.restore(path / folder.CHECKPOINTS, run.state)
     return (run, False) if state is None else (run._replace(state=state), True)
 
 
-def resume(path: Path) -> Run:
+def resume(path: Path, *, data: str | None = None) -> Run:
     """Takes up the run in the folder `path`, and leaves in its log what was before the checkpoint.
+
+    Args:
+        path: of the run, which the caller has locked.
+        data: where its data are now, which is written down. None: where they were.
 
     Raises:
         FileNotFoundError: as for `restore`.
         ValueError: as for `restore`; or the log does not fit the checkpoint.
     """
-    run, is_saved = restore(path)
+    run, is_saved = restore(path, data=data)
     logged = folder.num_logged(path)
     if not is_saved and logged > run.config.checkpoint_every:
         raise ValueError(
@@ -164,6 +194,9 @@ def resume(path: Path) -> Run:
         )
     epochs = folder.read_log(path, int(run.state.step) // num_batches(run))
     folder.cut_log(path, epochs)
+    record.write(path, run.data)
+    if data is not None:
+        folder.write_config(path, run.config)
     return run._replace(epochs=epochs)
 
 
@@ -188,7 +221,7 @@ def finish(
     state, epochs = run.state, list(run.epochs)
     for state, epoch in stream(run, on_step=on_step):
         epochs.append(epoch)
-        folder.append_epoch(path, epoch)  # before the checkpoint, which must not be ahead of the log
+        folder.append(path, epoch._asdict())  # before the checkpoint, which must not be ahead of the log
         if epoch.epoch % run.config.checkpoint_every == 0 or epoch.epoch == run.config.epochs:
             checkpoint.save(path / folder.CHECKPOINTS, epoch.epoch, state)
         on_epoch(epoch)

@@ -1,0 +1,87 @@
+"""Ctrl-C: the process ends at once, with status 130, a word, and nothing half-made left behind.
+
+A `KeyboardInterrupt` would be raised wherever Python is, within JAX's callbacks and its compiler too, and
+only after a program that runs for minutes; an interpreter that is taken down while XLA works can crash. A
+thread waits for the signal instead and ends the process as a kill does, for which runs are made.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STATUS = 130
+
+_GRACE = 1.0
+"""Seconds for what is to be done before the end."""
+
+_messages = ["esjax: stopped, nothing was written"]
+_undoing: list[Callable[[], None]] = []
+
+
+@contextmanager
+def saying(message: str) -> Iterator[None]:
+    """Within the block, Ctrl-C ends with this message on standard error."""
+    _messages.append(message)
+    try:
+        yield
+    except KeyboardInterrupt:  # where nobody called `watch`
+        print(message, file=sys.stderr)
+        raise SystemExit(STATUS) from None
+    finally:
+        _messages.remove(message)
+
+
+@contextmanager
+def undoing(action: Callable[[], None]) -> Iterator[None]:
+    """Within the block, Ctrl-C takes this action first; where it is an exception, the block's own does."""
+    _undoing.append(action)
+    try:
+        yield
+    finally:
+        _undoing.remove(action)
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Within the block, which the main thread is in, Ctrl-C ends the process; see the module."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    threading.Thread(target=_wait, args=(reader,), daemon=True).start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.set_wakeup_fd(before)
+        writer.close()  # which ends the thread
+
+
+def _wait(reader: socket.socket) -> None:
+    while received := reader.recv(1):
+        if received[0] == signal.SIGINT:
+            _end()
+
+
+def _end() -> None:
+    late = threading.Timer(_GRACE, os._exit, [STATUS])
+    late.daemon = True
+    late.start()
+    try:
+        for action in reversed(_undoing):
+            with contextlib.suppress(Exception):
+                action()
+        for process in multiprocessing.active_children():
+            process.kill()
+        if sys.stdout.isatty():
+            print("\033[?25h")  # the cursor, which a progress bar hides
+        print(_messages[-1], file=sys.stderr)
+        sys.stdout.flush()
+    finally:
+        os._exit(STATUS)
