@@ -289,3 +289,28 @@ def test_control_c_before_the_first_step_ends_with_130_at_once(npz, tmp_path, co
         assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 0
     else:
         assert said == "esjax: stopped, nothing was written\n" and not list(tmp_path.iterdir())
+
+
+_LONG = """
+import jax, sys
+from esjax import __main__
+from esjax.train import cli
+
+def work():
+    print("begins", flush=True)
+    jax.jit(lambda: jax.lax.fori_loop(0, 10**9, lambda i, x: jax.numpy.sin(x + i), 0.0))().block_until_ready()
+
+cli.main = work
+__main__.main()
+"""
+
+
+def test_control_c_ends_a_program_that_runs_for_minutes():
+    with subprocess.Popen([sys.executable, "-c", _LONG], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begins\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(2) == 130
+        finally:
+            process.kill()

@@ -177,10 +177,10 @@ def test_a_run_is_that_of_one_process_until_that_dies(copied, capfd):
     with subprocess.Popen([sys.executable, "-c", _HOLD, copied], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
         before = {file: file.stat().st_mtime_ns for file in copied.rglob("*")}
-        assert cli.main(["train", "--resume", str(copied)]) == 2
-        assert "another process is at work in this folder" in _one_line(capfd)
-        assert {file: file.stat().st_mtime_ns for file in copied.rglob("*")} == before
+        status = cli.main(["train", "--resume", str(copied)])
         other.kill()
+    assert status == 2 and "another process is at work in this folder" in _one_line(capfd)
+    assert {file: file.stat().st_mtime_ns for file in copied.rglob("*")} == before
     assert cli.main(["train", "--resume", str(copied)]) == 0
 
 

@@ -50,6 +50,7 @@ def undoing(action: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def watched() -> Iterator[None]:
     """Within the block, which the main thread is in, Ctrl-C ends the process; see the module."""
+    sys.warnoptions.append("ignore:resource_tracker")  # in child processes: of what the end leaves them to do
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     threading.Thread(target=_wait, args=(reader,), daemon=True).start()

@@ -1,5 +1,6 @@
 """Evolution strategies over all of a network's parameters: a policy for CartPole, from returns alone."""
 
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -147,8 +148,15 @@ def returns(environment: str, executor: Executor | None) -> Callable[[cartpole.P
     require_one_of("environment", environment, ("gymnasium", "jax"))
     if environment == "jax":
         return cartpole.episode
-    on_host = esjax.host.wrap(cartpole.episode_on_host, np.float32(0), executor)
+    play = _play if isinstance(executor, esjax.host.ProcessPool) else cartpole.episode_on_host
+    on_host = esjax.host.wrap(play, np.float32(0), executor)
     return lambda params, key: on_host(params, jax.random.randint(key, (), 0, _SEEDS))
+
+
+def _play(params: cartpole.Params, seed: Any) -> np.float32:
+    """Plays an episode in a worker, which Ctrl-C reaches too: its parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return cartpole.episode_on_host(params, seed)
 
 
 def make_step(config: RLConfig, block: Callable[..., Array]) -> Callable[..., Any]:
