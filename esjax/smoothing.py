@@ -144,9 +144,14 @@ class Smoothed:
     def __init__(
         self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
     ) -> None:
-        self._program = jax.jit(partial(_program, estimate, sigma), static_argnums=0)
         self._parts = estimate, sigma, num_samples
+        self._forget()
         self.num_samples = num_samples
+
+    def _forget(self) -> None:
+        """Begins without traces: after a rule that raised while it was traced, JAX cannot use the others."""
+        estimate, sigma, _ = self._parts
+        self._program = jax.jit(partial(_program, estimate, sigma), static_argnums=0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Smoothed, self._parts  # a compiled function cannot be pickled
@@ -172,8 +177,9 @@ class Smoothed:
             check_sigma(sigma)
         try:
             return self._program(informed, key, x, *args, sigma=sigma)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
+        except Exception as error:
+            self._forget()
+            if not isinstance(error, TypeError) or "forward-mode" not in str(error):
                 raise
             raise TypeError(
                 "a smoothed function has no forward mode (jax.jvp, jax.jacfwd) of its own; use jax.grad, "

@@ -603,6 +603,13 @@ MUTATIONS = [
         "if batch_size < 1:",
         "test_train_misuse.py",
     ),
+    Mutation(
+        "traces kept after a refusal",
+        "smoothing.py",
+        "            self._forget()\n            if not",
+        "            if not",
+        "test_host.py",
+    ),
 ]
 
 

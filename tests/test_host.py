@@ -689,3 +689,23 @@ def test_a_whole_number_that_the_result_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="holds 1099511627777, beyond int32; declare a wider result"):
         block(jnp.zeros(()))
     assert esjax.host.wrap(lambda x: np.int64(7), jnp.int32(0))(jnp.zeros(())) == 7
+
+
+def test_a_refused_derivative_leaves_the_object_as_it_was():
+    """JAX keeps what a rule that raised has left: the next gradient ended in its `StoreException`."""
+    block = esjax.host.wrap(
+        lambda x, w: np.float32((w * (x > 0)).sum()), jax.ShapeDtypeStruct((), jnp.float32)
+    )
+    x, w = jnp.array([0.3, -0.2]), jnp.array([1.0, 2.0])
+
+    def new():
+        smoothed = esjax.smooth(block, sigma=0.5, num_samples=8)
+        return lambda x, w: smoothed(jax.random.PRNGKey(0), x, w)
+
+    function, wanted = new(), jax.grad(new())(x, w)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="no forward mode"):
+            jax.jvp(lambda x: function(x, w), (x,), (x,))
+        with pytest.raises(ValueError, match="has no gradient"):
+            jax.grad(function, (0, 1))(x, w)
+        np.testing.assert_array_equal(jax.grad(function)(x, w), wanted)
