@@ -1,5 +1,7 @@
 """`esjax` and `python -m esjax`: the command line, where its packages are installed."""
 
+import os
+import signal
 import sys
 
 from esjax._version import __version__
@@ -7,6 +9,7 @@ from esjax._version import __version__
 
 def main() -> None:
     """Runs the command line of the extra `train`; Ctrl-C ends it with status 130, a broken pipe silently."""
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # until `interrupts` is imported
     if sys.argv[1:] == ["--version"]:
         print(f"esjax {__version__}")
         return

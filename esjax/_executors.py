@@ -10,7 +10,7 @@ import pickle
 import queue
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,8 @@ class ProcessPool(Executor):
     A `ProcessPoolExecutor` of the standard library breaks for good when a worker dies, and cannot cut off
     a call; here each worker is one of its own, of a single process. As with that one, a script that starts
     it needs `if __name__ == "__main__":`. A worker imports the module of a function before the time of its
-    first call runs. Programs that a function starts are not killed with its worker: give them a time limit of
+    first call runs. Ctrl-C, which a terminal sends to workers too, ends what a function does and leaves the
+    worker. Programs that a function starts are not killed with its worker: give them a time limit of
     their own.
 
     Args:
@@ -110,7 +111,7 @@ class _Worker:
         try:
             self._start()
             self._load(fn)
-            future = self._running().submit(_call, fn, args, kwargs)
+            future = self._running().submit(_interruptible, fn, args, kwargs)
         except BrokenExecutor as error:
             raise self._died() from error
         try:
@@ -127,9 +128,12 @@ class _Worker:
     def _start(self) -> None:
         if self._process is None:
             # A process that is forked from one in which XLA has threads can hang.
-            self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            context = multiprocessing.get_context("spawn")
+            self._process = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_interrupts)
             try:
-                self._pid = self._process.submit(os.getpid).result()
+                with _interrupts_held():
+                    started = self._process.submit(os.getpid)
+                self._pid = started.result()
             except BrokenExecutor as error:
                 self.close()
                 if self._has_started:
@@ -209,6 +213,38 @@ class RayExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedules a call, as `concurrent.futures.Executor` does."""
         return self._remote.remote(fn, args, kwargs).future()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started within the block sees no Ctrl-C until it calls `_leave_interrupts`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread, and inherited
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_interrupts() -> None:
+    """Leaves Ctrl-C, which a terminal sends to workers too, to the process that has started this one."""
+    signal.signal(signal.SIGINT, _ignore)  # not SIG_IGN, which programs that a function starts would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _ignore(number: int, frame: object) -> None:
+    pass
+
+
+def _interruptible(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls `fn` in a worker, which Ctrl-C ends unless `fn` has a handler of its own; the worker stays."""
+    if signal.getsignal(signal.SIGINT) is not _ignore:
+        return _call(fn, args, kwargs)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return _call(fn, args, kwargs)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _ignore)
 
 
 def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from esjax.tasks import TASKS, frame, models, survival, yeast
-from esjax.train import cli
+from esjax.tasks import TASKS, frame, models, noisy, ranking, survival, yeast
+from esjax.train import cli, data, folder
+from esjax.train.data import Dataset
 
 TASK = frame.Task(
     "loss of nothing",
@@ -129,11 +130,45 @@ def test_a_task_that_was_stopped_goes_on_after_its_finished_splits(tmp_path, cap
     assert cli.main(["task", "survival", "--resume", out]) == 2
     assert "holds the task yeast, not survival" in capsys.readouterr().err
     monkeypatch.setitem(TASKS, "yeast", lambda data: task)
+    with folder.locked(tmp_path / "task"):
+        assert cli.main(["task", "yeast", "--resume", out]) == 2
+    assert "another process is at work" in capsys.readouterr().err
     assert cli.main(["task", "yeast", "--resume", out]) == 0
     assert done == [0, 1, "stopped", 2, 3]
     assert "2 of 4 splits are finished already" in (printed := capsys.readouterr().out) and " 4/4 " in printed
     results = json.loads((tmp_path / "task" / frame.RESULTS).read_text())
     assert results == [{"base": 1.0 + seed, "ours": 0.5 * seed} for seed in range(4)]
+
+
+def _without_fitting(monkeypatch):
+    """Small data, and models that stay as they begin."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(size=(40, 28, 28, 1)).astype(np.float32), np.arange(40) % 10
+    small = Dataset("noise", images, labels, images, labels, 10)
+    queries = ranking.Queries(np.ones((86, 3, 136)), np.ones((86, 3)), np.ones((86, 3), bool))
+    for target, value in {
+        "codec.accuracy": lambda *_: 0.0,
+        "codec.common_factor": lambda *_: 1.0,
+        "codec._initial": lambda *_: {"encoder": None},
+        "codec.weighted_by": lambda encoder, image: image,
+        "models.fit": lambda loss, params, *_, **__: params,
+        "noisy.fit": lambda *_: noisy.Fit(0.0, [0.0]),
+        "noisy.load": lambda folder: small,
+        "ranking.load": lambda archive: queries,
+        "shortest_path._fit": lambda loss, params, *_, **__: params,
+        "shortest_path.regret": lambda params, tiles: 0.0,
+        "terrain.cut": lambda corners: None,
+    }.items():
+        monkeypatch.setattr(f"esjax.tasks.{target}", value)
+    monkeypatch.setattr(data, "load", lambda source: small)
+
+
+@pytest.mark.parametrize("name", ["codec", "noisy-40", "ranking", "shortest-path"])
+def test_as_many_models_are_fitted_as_were_counted_before(monkeypatch, name):
+    _without_fitting(monkeypatch)
+    task, fits = TASKS[name](None), []
+    task.compare(0, lambda: fits.append(0))
+    assert len(fits) == task.fits
 
 
 @pytest.mark.large

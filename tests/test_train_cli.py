@@ -1,19 +1,14 @@
-"""The command line as a user meets it: status, the last lines, and one line for each wrong input."""
+"""The commands as a user meets them: status, the last lines, and one line for each wrong input."""
 
 import dataclasses
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from typing import get_args
 
 import numpy as np
 import pytest
 
-import esjax
 from esjax.train import cli, compare, config, objectives, rl, run, sigmas
 from esjax.train.loop import Epoch
 
@@ -42,6 +37,17 @@ def test_train_ends_with_accuracy_pictures_and_checkpoint(npz, tmp_path, capsys)
     assert pictures == f"pictures    {out}/curves.png, {out}/confusion.png"
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in ("curves.png", "confusion.png"))
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_class_in_the_test_set_only_is_not_laid_to_sigma(npz, tmp_path, capsys):
+    arrays = dict(np.load(npz))
+    arrays["y_test"][:3] = 2
+    np.savez(tmp_path / "more.npz", **arrays)
+    options = [*_small(tmp_path / "more.npz"), "--objective", "cross-entropy", "--learning-rate", "0.1"]
+    assert cli.main(["train", *options, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: no training image of class 2, so that it cannot be learned\n" in printed
+    assert "never right for classes [2]\n" in printed and "--sigma" not in printed
 
 
 NAMES = ["accuracy:exact", "macro-f1", "cross-entropy"]
@@ -155,7 +161,9 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --data {tmp}/none", "none: no such folder"),
         ("train --data {tmp}", "has no file train-images-idx3-ubyte"),
         ("train --resume {tmp}", "holds no run"),
-        ("train --resume {tmp} --seed 2", "takes all options from that folder"),
+        ("train --resume {tmp} --seed 2", "all options from that folder; leave --seed out, but for --data"),
+        ("train --data {npz} --resume={tmp} --seed=0 --out r", "leave --seed, --out out"),
+        ("rl --resume {tmp} --population 32", "takes all options from that folder; leave --population out$"),
         ("trian --epochs 3", "no command trian; did you mean train"),
         ("--versoin", "did you mean --version"),
         ("lern", "no command lern.* There are train, compare"),
@@ -179,6 +187,12 @@ def test_wrong_input_is_one_line_and_status_2(npz, tmp_path, capsys, monkeypatch
     assert error.count("\n") == 1 and error.startswith("esjax: ")
     assert re.search(message, error)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mistyped_option_is_answered_with_the_one_that_may_be_meant(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "--epchs", "3"])
+    assert re.search("--epchs.*meant.*--epochs", capsys.readouterr().err, re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -236,81 +250,3 @@ def test_options_out_of_range_in_a_config_name_the_file(tmp_path):
     values = {**config.TrainConfig().__dict__, "epochs": "many"}
     with pytest.raises(ValueError, match=r"config.json: epochs='many' must be"):
         config.from_json(values, tmp_path / "config.json", config.TrainConfig)
-
-
-def test_the_core_imports_no_training_package():
-    extras = {"flax", "optax", "orbax", "tyro", "matplotlib"}
-    code = f"import sys, esjax; print(sorted({extras} & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
-
-
-def test_the_command_without_its_packages_says_what_to_install():
-    code = (
-        "import sys; sys.modules['tyro'] = None\nfrom esjax.__main__ import main\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    print(stop.code)"
-    )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert said == "esjax: the command line needs tyro; run pip install 'esjax[train]'\n"
-
-
-def _esjax(*arguments, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "esjax", *map(str, arguments)], **pipes | options)
-
-
-def test_the_version_is_said_without_the_packages_of_training():
-    code = "import sys; sys.modules['tyro'] = None; sys.argv[1:] = ['--version']\n"
-    code += "from esjax.__main__ import main; main()"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == f"esjax {esjax.__version__}\n"
-
-
-def test_nobody_who_stops_reading_is_shouted_at_and_training_ends(npz, tmp_path):
-    for arguments in (["--help"], ["train", *_small(npz), "--out", tmp_path / "run"]):
-        process = _esjax(*arguments)
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == (141 if arguments == ["--help"] else 0)
-        process.stderr.close()
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("command", ["train", "compare"])
-def test_control_c_before_the_first_step_ends_with_130_at_once(npz, tmp_path, command):
-    with _esjax(command, *_small(npz), "--out", tmp_path / "run") as process:
-        while not process.stdout.readline().startswith("0% random labels"):
-            assert process.poll() is None
-        time.sleep(0.5)  # XLA compiles the step
-        process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        assert process.wait() == 130 and time.monotonic() - start < 2
-        said = process.stderr.read()
-    if command == "train":
-        assert said == f"Stopped. Go on with: esjax train --resume {tmp_path}/run\n"
-        assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 0
-    else:
-        assert said == "esjax: stopped, nothing was written\n" and not list(tmp_path.iterdir())
-
-
-_LONG = """
-import jax, sys
-from esjax import __main__
-from esjax.train import cli
-
-def work():
-    print("begins", flush=True)
-    jax.jit(lambda: jax.lax.fori_loop(0, 10**9, lambda i, x: jax.numpy.sin(x + i), 0.0))().block_until_ready()
-
-cli.main = work
-__main__.main()
-"""
-
-
-def test_control_c_ends_a_program_that_runs_for_minutes():
-    with subprocess.Popen([sys.executable, "-c", _LONG], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"begins\n"
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        try:
-            assert process.wait(2) == 130
-        finally:
-            process.kill()

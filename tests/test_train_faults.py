@@ -10,13 +10,14 @@ import subprocess
 import sys
 import types
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from kill_and_resume import write_images
 
-from esjax.train import checkpoint, cli, config, folder, record, run
+from esjax.train import checkpoint, cli, config, folder, record, run, shipped, sources
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,19 @@ def test_data_that_moved_are_found_again_and_written_down(copied, capfd):
     assert re.search(f"gone.npz.*--resume {copied} --data NEW", _one_line(capfd))
     assert cli.main(["train", "--resume", str(copied), "--data", moved]) == 0
     assert json.loads((copied / folder.CONFIG).read_text()) == {**json.loads(text), "data": moved}
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_data_of_the_default_name_are_taken_where_they_are_named(copied, capfd, monkeypatch, is_moved):
+    named = _other_data(copied, (lambda arrays: None) if is_moved else _exchange_labels)
+    monkeypatch.setitem(shipped.SHIPPED, "mnist-5k", lambda: sources.read_labelled_npz(Path(named)))
+    before = json.loads((copied / folder.CONFIG).read_text())["data"]
+    status = cli.main(["train", "--resume", str(copied), "--data", "mnist-5k"])
+    found = json.loads((copied / folder.CONFIG).read_text())["data"]
+    if is_moved:
+        assert (status, found) == (0, "mnist-5k")
+    else:
+        assert (status, found) == (2, before) and "begun with other data" in _one_line(capfd)
 
 
 def test_a_run_of_before_data_were_recorded_goes_on_with_a_word(copied, capfd):

@@ -304,6 +304,15 @@ def test_the_summary_warns_of_what_may_be_misread(npz, changes, warnings):
         assert line.startswith(f"warning: {warning}")
 
 
+def test_the_summary_is_of_the_labels_before_label_noise(npz):
+    found = data.load(_write(npz, labels=LABELS + 1))
+    expected = data.summary(found).replace("in train/test:", "in train/test before label noise:")
+    noisy = data.with_label_noise(found, 1.0, seed=0)
+    assert 0 in noisy.train_labels and "no image of class 0" in expected
+    assert data.summary(noisy) == expected
+    assert data.summary(data.with_label_noise(noisy, 0.5, seed=1)) == expected
+
+
 def test_many_classes_are_summed_up(npz):
     labels = np.r_[np.arange(30), 7, 7, 9, 2, 2, 2]
     lines = data.summary(data.load(_write(npz, labels=labels, y_train=np.r_[7, 1:30]))).splitlines()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 
 import gymnasium
@@ -78,7 +80,30 @@ def test_gymnasium_on_workers_gives_the_returns_of_one_process():
     assert len(set(alone.tolist())) > 1  # each key another episode
 
 
-def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, monkeypatch):
+_WORKERS = """
+import os, signal
+from esjax.host import ProcessPool
+
+if __name__ != "__main__":  # in a worker, which is starting
+    os.killpg(0, signal.SIGINT)
+else:
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with ProcessPool(1) as pool:
+        print(pool.submit(abs, -1).result())
+        os.killpg(0, signal.SIGINT)  # as the worker waits
+        print(repr(pool.submit(signal.raise_signal, signal.SIGINT).exception()))
+        print(pool.submit(abs, -2).result())
+"""
+
+
+def test_control_c_reaches_calls_in_workers_and_no_worker_that_starts_or_waits(tmp_path):
+    (tmp_path / "script.py").write_text(_WORKERS)
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert (done.stdout, done.stderr) == ("1\nKeyboardInterrupt()\n2\n", "")
+
+
+def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, capsys):
     config = RLConfig(environment="jax", population=4, generations=4, seed=3)
     *_, whole = rl.train(config)
     rl.begin(config, tmp_path / "cut")
@@ -91,6 +116,9 @@ def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, monkeypatch):
         rl.finish(config, rl.restore(config, tmp_path / "cut"), tmp_path / "cut", on_generation=stop)
     with (tmp_path / "cut" / folder.LOG).open("a") as file:
         file.write('{"number": 3')  # the line that a kill cuts short
+    with folder.locked(tmp_path / "cut"):
+        assert cli.main(["rl", "--resume", str(tmp_path / "cut")]) == 2
+    assert "another process is at work" in capsys.readouterr().err
     assert cli.main(["rl", "--resume", str(tmp_path / "cut")]) == 0
     policy = np.load(tmp_path / "cut" / rl.POLICY)
     for name, array in whole.params.items():

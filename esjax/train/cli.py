@@ -1,6 +1,5 @@
 """The command line of `esjax`: commands made by tyro from dataclasses and signatures."""
 
-import dataclasses
 import difflib
 import shlex
 import sys
@@ -26,6 +25,13 @@ __all__ = ["TaskName", "main"]
 _INPUT_ERRORS = (ValueError, OSError, ModuleNotFoundError)
 """What the library raises for options and files that are wrong; anything else is a fault of its own."""
 
+
+class _Unnamed(str):
+    """Data that nobody named: the same name, given as an option, is a plain `str`."""
+
+
+_DEFAULTS = TrainConfig(data=_Unnamed(TrainConfig.data))
+
 _COMMANDS_HELP = "Train on metrics that have no gradient. esjax --version says which version this is."
 
 
@@ -48,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     try:
         _check_command(args, list(commands))
+        _check_resume(args)
         work: Work = tyro.extras.subcommand_cli_from_dict(
             commands, prog="esjax", description=_COMMANDS_HELP, args=args
         )
@@ -82,12 +89,23 @@ def _check_command(args: Sequence[str], commands: list[str]) -> None:
         raise ValueError(f"no command {name}{meant} There are {', '.join(commands)}; see esjax --help")
 
 
+def _check_resume(args: Sequence[str]) -> None:
+    """Raises `ValueError` for options beside --resume, those that are the default too: a run has its own."""
+    given = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
+    if "--resume" not in given or args[0] not in ("train", "rl"):
+        return
+    allowed = ["--resume", "--help", *(["--data"] if args[0] == "train" else [])]
+    if others := [option for option in given if option not in allowed]:
+        but = ", but for --data where the data moved" if args[0] == "train" else ""
+        raise ValueError(f"--resume takes all options from that folder; leave {', '.join(others)} out{but}")
+
+
 def _stopped() -> int:
     return fail(KeyboardInterrupt("stopped, nothing was written"), status=interrupts.STATUS)
 
 
 def train(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008  # frozen
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = _DEFAULTS,
     *,
     out: Path | None = None,
     resume: Path | None = None,
@@ -101,12 +119,7 @@ def train(
             --data, where its data are now if they moved.
     """
     if resume is not None:
-        if out is not None or dataclasses.replace(config, data=TrainConfig.data) != TrainConfig():
-            raise ValueError(
-                f"--resume {resume} takes all options from that folder; leave the others out, but for --data "
-                "where the data moved"
-            )
-        return _resume(resume, None if config.data == TrainConfig.data else config.data)
+        return _resume(resume, None if isinstance(config.data, _Unnamed) else config.data)
     path = out or new_path(config.objective)
     folder.check_new(path)
     prepared = run.set_up(config)

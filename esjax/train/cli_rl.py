@@ -29,8 +29,6 @@ def learn_cartpole(
     path = resume or out or new_path("rl")
     if resume is None:
         rl.begin(config, path)
-    elif out is not None or config != RLConfig():
-        raise ValueError(f"--resume {resume} takes all options from that folder; leave the others out")
     else:
         config = folder.read_options(path, RLConfig)
     with ExitStack() as held:

@@ -45,6 +45,7 @@ class Dataset(NamedTuple):
         num_classes: the largest label of both sets, plus 1.
         train_pixels: what the training images were before they were scaled; None if nobody knows.
         test_pixels: the same of the test images.
+        read_labels: (N,) the training labels before `with_label_noise` replaced some; None if it did not.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset(NamedTuple):
     num_classes: int
     train_pixels: Pixels | None = None
     test_pixels: Pixels | None = None
+    read_labels: NDArray[np.int32] | None = None
 
 
 def load(source: str | Path) -> Dataset:
@@ -144,16 +146,18 @@ def summary(data: Dataset) -> str:
     """Describes data to a person, before training: what a network sees, and what is odd about it.
 
     Returns:
-        Lines: the shape of both sets, and their least and largest pixel as read and as scaled; the classes,
-        as labelled now, with their examples in both; and warnings, each a line that begins with "warning: ".
+        Lines: the shape of both sets, and their least and largest pixel as read and as scaled; the classes
+        with their examples in both, before label noise; and warnings, lines that begin with "warning: ".
     """
     sets = (
         ("train", data.train_images, data.train_pixels),
         ("test", data.test_images, data.test_pixels),
     )
+    train_labels = data.train_labels if data.read_labels is None else data.read_labels
     train, test = (
-        np.bincount(labels, minlength=data.num_classes) for labels in (data.train_labels, data.test_labels)
+        np.bincount(labels, minlength=data.num_classes) for labels in (train_labels, data.test_labels)
     )
+    of_what = "train/test" if data.read_labels is None else "train/test before label noise"
     warnings = [
         *(warning for name, array, _ in sets for warning in _dark(name, array)),
         *_without_examples(train, test),
@@ -162,7 +166,7 @@ def summary(data: Dataset) -> str:
         [
             f"data     {data.name}",
             *(_describe_images(*each) for each in sets),
-            f"classes  {data.num_classes}, examples in train/test: {_describe_counts(train, test)}",
+            f"classes  {data.num_classes}, examples in {of_what}: {_describe_counts(train, test)}",
             *(f"warning: {warning}" for warning in warnings),
         ]
     )
@@ -240,7 +244,8 @@ def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
     labels = data.train_labels.copy()
     chosen = generator.choice(len(labels), count, replace=False)
     labels[chosen] = generator.integers(data.num_classes, size=count, dtype=np.int64)
-    return data._replace(train_labels=labels)
+    read = data.train_labels if data.read_labels is None else data.read_labels
+    return data._replace(train_labels=labels, read_labels=read)
 
 
 def batch_indices(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int32]:

@@ -53,10 +53,11 @@ class Epoch(NamedTuple):
 
     @property
     def vanished_classes(self) -> list[int]:
-        """Of these, those whose gradient is below 1 % of the mean class's: they will stay lost."""
+        """Of these, those trained on with less than 1 % of the mean class's gradient: they will stay lost."""
         norms = [norm for norm in self.class_gradients if norm is not None]
         limit = _VANISHED * sum(norms) / max(len(norms), 1)
-        return [label for label in self.lost_classes if (self.class_gradients[label] or 0) <= limit]
+        found = [(label, self.class_gradients[label]) for label in self.lost_classes]
+        return [label for label, norm in found if norm is not None and norm <= limit]
 
 
 def epochs(
