@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from esjax import _mapping, _sampling, _statistics, _sums
-from esjax._guard import guarded
-from esjax._products import matmul
+from esjax import _sampling, _statistics, _sums
+from esjax._rules import with_rule
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Gradients, Values, Wanted
 from esjax._surrogate import surrogate
@@ -47,17 +47,16 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
     return total / num_kept, None
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:
-    """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`."""
+    """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`, as constants."""
+    held = jax.lax.stop_gradient(inputs)
     if _sums.one_pass(problem):
-        value, saved = _sums.value_and_gradients(problem, wanted, key, inputs)
+        value, saved = _sums.value_and_gradients(problem, wanted, key, held)
     else:
-        value, saved = _sums.value_and_values(problem, key, inputs, for_derivatives=any(wanted[2:]))
-    return guarded(value, *inputs[:2]), saved
+        value, saved = _sums.value_and_values(problem, key, held, for_derivatives=any(wanted[2:]))
+    return with_rule(value, partial(_value_dot, problem), (key, inputs)), saved
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def pull_back(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Any, cotangent: Array
 ) -> Gradients:
@@ -65,9 +64,12 @@ def pull_back(
 
     (Except for gradients in args where values were saved, which need the block again.)
     """
+    held, saved, weights = jax.lax.stop_gradient((inputs, saved, cotangent))
     if _sums.one_pass(problem):
-        return jax.tree.map(lambda gradient: cotangent[0].astype(gradient.dtype) * gradient, saved)
-    return _sums.gradients_from_values(problem, wanted, key, inputs, saved, cotangent)
+        gradients = jax.tree.map(lambda gradient: weights[0].astype(gradient.dtype) * gradient, saved)
+    else:
+        gradients = _sums.gradients_from_values(problem, wanted, key, held, saved, weights)
+    return with_rule(gradients, partial(_gradients_dot, problem, wanted), (key, inputs, cotangent))
 
 
 # --- rules -------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array,
     Which inputs are perturbed is said by shapes, and where nothing is saved there is an empty array.
     """
     wanted = tuple(leaf.perturbed for leaf in inputs)
-    _refuse_density_args(problem, wanted)
+    _refuse_constant_args(problem, wanted)
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
     value, saved = value_and_saved(problem, wanted, key, inputs)
     report = _statistics.report(problem, key, inputs, saved) if problem.informed else None
@@ -110,34 +112,29 @@ def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
-def _refuse_density_args(problem: Problem, moved: Wanted) -> None:
-    """Raises `ValueError` where a derivative is asked in what the density of ε depends on."""
-    if any(moved[number] for number in problem.density_args):
+def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
+    """Raises `ValueError` where a derivative is asked in what no derivative is made of."""
+    if any(moved[number] for number in problem.constant_args):
         raise ValueError(
-            "noise or sampler closes over a value that is differentiated, and a smoothed function has no "
-            "gradient in it; use jax.lax.stop_gradient on it, or let sigma, which has one, scale the noise"
+            "noise, sampler, discard or a transform closes over a value that is differentiated, and a "
+            "smoothed function has no gradient in it; close over jax.lax.stop_gradient of it"
         )
 
 
-def _value_and_saved_jvp(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    """Gives what is saved no tangent: only `pull_back` consumes it, and has a rule that needs none."""
+def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
     (key, inputs), (_, inputs_dot) = primals, tangents
-    value, saved = value_and_saved(problem, wanted, key, inputs)
+    _refuse_constant_args(problem, _moved(inputs_dot))
     samples = _samples(problem, key, inputs)
-    _refuse_density_args(problem, _moved(inputs_dot))
 
     def value_of(inputs: Inputs) -> Array:
         return surrogate(problem, key, inputs, samples)
 
-    value_dot = _jvp_by_reverse_mode(value_of, inputs, inputs_dot)
-    return (value, saved), (value_dot, jax.tree.map(jnp.zeros_like, saved))
+    return _tangent(value_of, inputs, inputs_dot)
 
 
-def _pull_back_jvp(
-    problem: Problem, wanted: Wanted, primals: Any, tangents: Any
-) -> tuple[Gradients, Gradients]:
-    (key, inputs, _, cotangent), (_, inputs_dot, _, cotangent_dot) = primals, tangents
-    _refuse_density_args(problem, _moved(inputs_dot))
+def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> Gradients:
+    (key, inputs, cotangent), (_, inputs_dot, cotangent_dot) = primals, tangents
+    _refuse_constant_args(problem, _moved(inputs_dot))
     samples = _samples(problem, key, inputs)
 
     def gradients(items: Inputs) -> Gradients:
@@ -153,12 +150,7 @@ def _pull_back_jvp(
     gradients_of, chosen, directions = _in_moved(
         gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
     )
-    _, gradients_dot = jax.jvp(gradients_of, (chosen,), (directions,))
-    return pull_back(problem, wanted, *primals), gradients_dot
-
-
-value_and_saved.defjvp(_value_and_saved_jvp, symbolic_zeros=True)
-pull_back.defjvp(_pull_back_jvp, symbolic_zeros=True)
+    return jax.jvp(gradients_of, (chosen,), (directions,))[1]
 
 
 def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
@@ -167,7 +159,7 @@ def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
 
 
 def _moved(tangents: Inputs) -> Wanted:
-    return tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents)
+    return tuple(tangent is not None for tangent in tangents)
 
 
 def _in_moved(
@@ -183,17 +175,22 @@ def _in_moved(
     return lambda chosen: function(_sums.join(moved, chosen, rest)), chosen, directions
 
 
-def _jvp_by_reverse_mode(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
-    """Returns the tangent of `function` (m,), as the product of what its vjp says: Σ J ẋ.
+def _tangent(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
+    """Returns the tangent J ẋ of `function`: by forward mode, or where the block has none, by two transposes.
 
-    So a block with a `jax.custom_vjp` of somebody's is never asked for forward mode, which it has not.
+    (Somebody's `jax.custom_vjp` has none: u ↦ Jᵀ u is then transposed again.)
     """
     value_of, chosen, directions = _in_moved(function, items, tangents)
+    if not _has_custom_vjp(jax.make_jaxpr(value_of)(chosen).jaxpr):
+        return jax.jvp(value_of, (chosen,), (directions,))[1]
     value, vjp = jax.vjp(value_of, chosen)
-    each_value = _mapping.varying_like(jnp.eye(value.size, dtype=value.dtype), value)
-    (rows,) = jax.vmap(vjp)(each_value)
-    moved = jnp.zeros_like(value)
-    for row, direction in zip(rows, directions, strict=True):
-        product = matmul(row.reshape(value.size, -1), direction.reshape(-1))
-        moved = moved + jnp.real(product).astype(value.dtype)
-    return moved
+    _, pull = jax.vjp(lambda cotangent: vjp(cotangent)[0], jnp.zeros_like(value))
+    return pull(directions)[0]
+
+
+def _has_custom_vjp(jaxpr: Jaxpr) -> bool:
+    return any(
+        equation.primitive.name.startswith("custom_vjp")
+        or any(_has_custom_vjp(inner) for inner in jaxprs_in_params(equation.params))
+        for equation in jaxpr.eqns
+    )

@@ -23,6 +23,7 @@ from esjax._exact_nodes import (
 )
 from esjax._mapping import varying_like
 from esjax._products import einsum
+from esjax._rules import with_rule
 
 Array = jax.Array
 
@@ -95,30 +96,24 @@ def _integrate(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
     return by_rows(jax.checkpoint(partial(_win_rows, num_nodes)), num_nodes * size, t, ends)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def win(num_nodes: int | None, t: Array) -> Array:
     """Returns the chance (...) that a label at 0 beats all its rivals at t (..., K), in units of σ.
 
     The tangent is linear, −slopes · ṫ, and the slopes are its only residual: O(B K) memory. Higher
     orders are those of the quadrature.
     """
-    return _flattened_under_vmap(lambda t: _integrate(num_nodes, t)[0])(t)
+    value, slopes = _flattened_under_vmap(partial(_integrate, num_nodes))(jax.lax.stop_gradient(t))
+    return with_rule(value, partial(_win_dot, num_nodes), (t, slopes))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _win_and_slopes(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
-    return _flattened_under_vmap(partial(_integrate, num_nodes))(t)
+def _win_dot(num_nodes: int | None, inputs: Any, tangents: Any) -> Array:
+    (t, slopes), (t_dot, _) = inputs, tangents
+    slopes = with_rule(slopes, partial(_slopes_dot, num_nodes), t)
+    return -einsum("...k,...k->...", slopes, t_dot)
 
 
-@win.defjvp
-def _win_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    value, slopes = _win_and_slopes(num_nodes, *primals)
-    return value, -einsum("...k,...k->...", slopes, *tangents)
-
-
-@_win_and_slopes.defjvp
-def _win_and_slopes_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(partial(_integrate, num_nodes), primals, tangents)
+def _slopes_dot(num_nodes: int | None, t: Array, t_dot: Array) -> Array:
+    return jax.jvp(lambda t: _integrate(num_nodes, t)[1], (t,), (t_dot,))[1]
 
 
 # --- all classes -------------------------------------------------------------------------------------
@@ -165,20 +160,17 @@ def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -
     return others - leader * others.sum(-1, keepdims=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def argmax_probs(num_nodes: int | None, s: Array) -> Array:
     """Returns the chance of each class to be the largest, (..., K); the largest of s (..., K) is 0."""
     num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
-    return by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], s)
+    probs = by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], jax.lax.stop_gradient(s))
+    return with_rule(probs, partial(_argmax_probs_dot, num_nodes), (s, probs))
 
 
-@argmax_probs.defjvp
-def _argmax_probs_jvp(num_nodes: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _argmax_probs_dot(num_nodes: int, inputs: Any, tangents: Any) -> Array:
     """Keeps no nodes × classes block for the transpose: each example's is computed once more."""
-    (s,), (s_dot,) = primals, tangents
-    probs = argmax_probs(num_nodes, s)
+    (s, probs), (s_dot, _) = inputs, tangents
     leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
     leader = jnp.where(probs > 0.5, leader, 0)
-    num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
     rows = jax.checkpoint(partial(_probs_tangent_rows, num_nodes))
-    return probs, by_rows(rows, num_nodes * s.shape[-1], s, leader, s_dot)
+    return by_rows(rows, num_nodes * s.shape[-1], s, leader, s_dot)

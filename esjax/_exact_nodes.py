@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax._products import matmul
+from esjax._rules import with_rule
 
 Array = jax.Array
 
@@ -58,12 +59,22 @@ def _parts(z: Array) -> tuple[Array, Array, Array, Array]:
     return exponential, mills, z < 0, exponential * mills
 
 
-@jax.custom_jvp
 def log_cdf_and_hazard(z: Array) -> tuple[Array, Array]:
     """Returns log Φ(z) and r(z) = φ(z) / Φ(z), elementwise, with small *relative* errors at every z.
 
     (Relative, because 10⁵ classes of log Φ = −10⁻⁶ are summed.)
     """
+    log_cdf, hazard = _log_cdf_and_hazard(jax.lax.stop_gradient(z))
+    return with_rule(log_cdf, _log_cdf_dot, (z, hazard)), _with_slope(z, hazard)
+
+
+def best_and_hazard(z: Array) -> tuple[Array, Array]:
+    """Returns ∏ Φ(z) over the last axis (...), which may underflow, and r(z) (..., K)."""
+    best, hazard = _best_and_hazard(jax.lax.stop_gradient(z))
+    return _best_of(z, best, hazard), _with_slope(z, hazard)
+
+
+def _log_cdf_and_hazard(z: Array) -> tuple[Array, Array]:
     exponential, mills, below, tail = _parts(z)
     kept = jnp.where(below, mills, 1 - tail)
     scale = 1 / kept
@@ -72,18 +83,9 @@ def log_cdf_and_hazard(z: Array) -> tuple[Array, Array]:
     return log_cdf, jnp.where(below, 1, exponential) * scale * (1 / math.sqrt(2 * math.pi))
 
 
-@log_cdf_and_hazard.defjvp
-def _log_cdf_and_hazard_jvp(primals: Any, tangents: Any) -> Any:
-    (z,), (z_dot,) = primals, tangents
-    log_cdf, hazard = log_cdf_and_hazard(z)
-    return (log_cdf, hazard), (hazard * z_dot, -hazard * (z + hazard) * z_dot)
-
-
-@jax.custom_jvp
-def best_and_hazard(z: Array) -> tuple[Array, Array]:
-    """Returns ∏ Φ(z) over the last axis (...), which may underflow, and r(z) (..., K)."""
+def _best_and_hazard(z: Array) -> tuple[Array, Array]:
     if z.shape[-1] >= SCOUTED:
-        log_cdf, hazard = log_cdf_and_hazard(z)
+        log_cdf, hazard = _log_cdf_and_hazard(z)
         return jnp.exp(log_cdf.sum(-1)), hazard
     exponential, mills, below, tail = _parts(z)  # of few, the product of rounded 1 − tail is as good
     kept = 1 - tail
@@ -91,11 +93,30 @@ def best_and_hazard(z: Array) -> tuple[Array, Array]:
     return jnp.where(below, tail, kept).prod(-1), hazard
 
 
-@best_and_hazard.defjvp
-def _best_and_hazard_jvp(primals: Any, tangents: Any) -> Any:
-    (z,), (z_dot,) = primals, tangents
-    best, hazard = best_and_hazard(z)
-    return (best, hazard), (best * (hazard * z_dot).sum(-1), -hazard * (z + hazard) * z_dot)
+def _log_cdf_dot(inputs: Any, tangents: Any) -> Array:
+    (z, hazard), (z_dot, _) = inputs, tangents
+    return _with_slope(z, hazard) * z_dot
+
+
+def _with_slope(z: Array, hazard: Array) -> Array:
+    """Returns r(z), whose derivative is −r (z + r)."""
+    return with_rule(hazard, _hazard_dot, (z, hazard))
+
+
+def _hazard_dot(inputs: Any, tangents: Any) -> Array:
+    (z, hazard), (z_dot, _) = inputs, tangents
+    hazard = _with_slope(z, hazard)
+    return -hazard * (z + hazard) * z_dot
+
+
+def _best_of(z: Array, best: Array, hazard: Array) -> Array:
+    """Returns ∏ Φ(z), whose derivative is ∏ Φ(z) r(z)."""
+    return with_rule(best, _best_dot, (z, best, hazard))
+
+
+def _best_dot(inputs: Any, tangents: Any) -> Array:
+    (z, best, hazard), (z_dot, *_) = inputs, tangents
+    return _best_of(z, best, hazard) * (_with_slope(z, hazard) * z_dot).sum(-1)
 
 
 def log_pdf(u: Array) -> Array:

@@ -34,7 +34,10 @@ def check_arrays(tree: Any, name: str, remedy: str) -> None:
             jax.typeof(leaf)
         except TypeError:
             raise ValueError(f"{where}={leaf!r} is no array or number; {remedy}") from None
-        wrapped = _wrapped(leaf)
+        except OverflowError:
+            wrapped = leaf
+        else:
+            wrapped = _wrapped(leaf)
         if wrapped is not None:
             raise ValueError(
                 f"{where} holds {wrapped}, for which JAX has not enough bits and would take another number; "

@@ -150,15 +150,16 @@ def functions(
 
 def averages(baseline: Baseline, group_size: int, num_samples: int) -> bool:
     """Whether each b_n is known to be an average of values, so that an offset of all values drops out."""
-    own, total = baseline.coefficients(group_size, num_samples)
+    with jax.ensure_compile_time_eval():
+        own, total = baseline.coefficients(group_size, num_samples)
     if isinstance(own, jax.core.Tracer) or isinstance(total, jax.core.Tracer):
         return False
-    of_input = isinstance(baseline.at_input, jax.core.Tracer) or baseline.at_input != 0
+    of_input = isinstance(baseline.at_input, jax.Array) or baseline.at_input != 0
     return not of_input and abs(float(own) * group_size + float(total) * num_samples - 1) < 1e-9
 
 
 def _share(share: Any) -> tuple[Callable[..., Any] | None, list[Any]]:
-    if isinstance(share, jax.core.Tracer):
+    if isinstance(share, jax.Array):
         return lambda consts: consts[0], [share]
     return (None if share == 0 else lambda consts: share), []
 

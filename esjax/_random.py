@@ -39,15 +39,15 @@ def uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     return _from_bits(key, shape)
 
 
-def consumed(key: Any) -> Any:
-    """Returns `key`, and has JAX's checker of key reuse see that it is used up.
+def consume(key: Any) -> None:
+    """Has JAX's checker of key reuse, where it is on, see that `key` is used up.
 
     What is drawn of it is drawn again where a gradient is asked, on purpose, which the checker cannot know:
     so derivative rules take the key's data, by `data_of`, which it does not follow.
     """
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        jax.random.split(key)  # consumes it, and is never computed
-    return key
+    config: Any = jax.config  # JAX gives its options no types
+    if config.jax_debug_key_reuse and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        jax.random.split(key)
 
 
 def data_of(key: Any) -> tuple[Array, Callable[[Array], Any]]:

@@ -51,7 +51,8 @@ class Problem(NamedTuple):
         transform: of the baseline, `(args, values (N,), kept (N,)) -> (N,)`; None: none.
         discard: `(args, values (num_values,)) -> bool ()`, which samples to leave out; None: none.
         is_uniform: whether `args` vary over the same axes of an outer `jax.shard_map` as all else.
-        density_args: which of `args` the density of ε depends on, by its place among the inputs.
+        constant_args: which of `args` no derivative is made of, by their place among the inputs: those that
+            say how ε is drawn, which samples are kept, and what weighs the scores.
         as_key: makes a key of the key's data, which is what the rules are given.
         group_size: samples that are drawn together.
         num_samples: N.
@@ -73,7 +74,7 @@ class Problem(NamedTuple):
     transform: Callable[[Args, Array, Array], Array] | None
     discard: Callable[[Args, Array], Array] | None
     is_uniform: bool
-    density_args: frozenset[int]
+    constant_args: frozenset[int]
     as_key: Callable[[Array], Any]
     group_size: int
     num_samples: int
@@ -212,8 +213,9 @@ def value_at_input(problem: Problem, inputs: Inputs) -> Array:
 
 def in_groups(rows: Array, size: int) -> Array:
     """Returns rows (count, ...) as groups (groups, size, ...) of neighbours, the last one filled with 0."""
-    padded = jnp.pad(rows, [(0, -rows.shape[0] % size)] + [(0, 0)] * (rows.ndim - 1))
-    return padded.reshape(-1, size, *rows.shape[1:])
+    num_groups = -(-rows.shape[0] // size)
+    padded = jnp.pad(rows, [(0, num_groups * size - rows.shape[0])] + [(0, 0)] * (rows.ndim - 1))
+    return padded.reshape(num_groups, size, *rows.shape[1:])
 
 
 def group_sums(values: Array, size: int) -> Array:

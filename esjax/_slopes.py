@@ -5,13 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from esjax._guard import guarded
 from esjax._products import einsum
+from esjax._rules import with_rule
 
 Array = jax.Array
 
 
-@jax.custom_jvp
 def with_slopes(value: Array, probs: Array, differences: Array, log_likelihood: Array) -> Array:
     """Returns `value` (m,), with the derivative of Σ_i Σ_a p_i(a) f_i(a) in the probabilities.
 
@@ -22,14 +21,14 @@ def with_slopes(value: Array, probs: Array, differences: Array, log_likelihood: 
         log_likelihood: of what d was drawn from, (). First derivatives do not see it; those of them are
             of expectations under it, by a box that is 1 in value (Foerster et al. 2018).
     """
-    del differences
-    return guarded(value, probs, log_likelihood)
+    return with_rule(jax.lax.stop_gradient(value), _value_dot, (value, probs, differences, log_likelihood))
 
 
-@with_slopes.defjvp
-def _with_slopes_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    _, _, differences, log_likelihood = primals
+def _value_dot(inputs: Any, tangents: Any) -> Array:
+    value, _, differences, log_likelihood = inputs
     value_dot, probs_dot, *_ = tangents
     box = jnp.exp(log_likelihood - jax.lax.stop_gradient(log_likelihood))
-    moved = einsum("ia,iam->m", probs_dot, differences)
-    return with_slopes(*primals), box * (value_dot + moved)
+    moved = jnp.zeros_like(value) if value_dot is None else value_dot
+    if probs_dot is not None:
+        moved = moved + einsum("ia,iam->m", probs_dot, differences)
+    return box * moved

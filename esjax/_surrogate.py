@@ -1,31 +1,27 @@
 """The smoothed value in a form whose autodiff derivatives of every order are unbiased."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from esjax import _sampling, _sums
+from esjax._rules import with_rule
 from esjax._sampling import Args, Inputs, Problem
 from esjax._sums import Values
 
 Array = jax.Array
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_density(score: Callable[[Args, Array], Array], args: Args, eps: Array) -> Array:
     """Log μ(ε), of which only the derivative −s(ε) is ever used: its value is given as 0."""
-    del score, args
-    return jnp.zeros_like(eps)
 
+    def rule(inputs: Any, tangents: Any) -> Array:
+        (args, eps), (_, eps_dot) = inputs, tangents
+        return -score(args, eps) * eps_dot
 
-@_log_density.defjvp
-def _log_density_jvp(score: Callable[[Args, Array], Array], primals: Any, tangents: Any) -> Any:
-    args, eps = primals
-    # The primal is the function itself, since a constant would lose a term of second derivatives.
-    return _log_density(score, args, eps), -score(args, eps) * tangents[1]
+    return with_rule(jnp.zeros_like(eps), rule, (args, eps))
 
 
 def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Array:

@@ -197,7 +197,8 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
     _check_smoothed(smoothed)
     check_count("num_calls", num_calls)
     check_key(key)
-    data, as_key = _random.data_of(_random.consumed(jnp.asarray(key)))  # one key for all calls
+    _random.consume(key)
+    data, as_key = _random.data_of(jnp.asarray(key))  # one key for all calls
 
     def sums(x: Any, data: Any, *args: Any) -> Array:
         leaves = jax.tree.leaves(smoothed(as_key(data), x, *args))

@@ -20,6 +20,7 @@ from esjax import _evaluation, _flatten
 from esjax._evaluation import Task, Turn
 from esjax._executors import ProcessPool, RayExecutor
 from esjax._faults import Fault, Log
+from esjax._rules import with_rule
 
 __all__ = ["Fault", "Log", "ProcessPool", "RayExecutor", "Wrapped", "wrap"]
 
@@ -213,16 +214,13 @@ def _call(callback: _Callback, leaves: list[Array]) -> list[Array]:
     def elsewhere(*leaves: Array) -> Any:
         return jax.pure_callback(callback.on_arrays, result, *leaves, vmap_method="expand_dims")
 
-    @jax.custom_jvp
-    def call(*leaves: Array) -> Any:
-        return jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=elsewhere)
-
-    @call.defjvp
-    def refuse(primals: Any, tangents: Any) -> Any:
+    def refuse(leaves: Any, tangents: Any) -> Any:
         raise ValueError(
             f"python_fun={callback.wrapped._task.fun!r} has no gradient; esjax.smooth(wrapped, sigma=..., "
             "num_samples=...) gives it one in x and sigma, and none in args or in what a block closes over: "
             "make x hold all that is differentiated, such as (x, w), or use jax.lax.stop_gradient"
         )
 
-    return call(*leaves)
+    held = jax.lax.stop_gradient(leaves)
+    found = jax.lax.platform_dependent(*held, cpu=on_cpu, default=elsewhere)
+    return with_rule(found, refuse, leaves)

@@ -24,6 +24,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from esjax import _random
+from esjax._rules import with_rule
 
 __all__ = [
     "Noise",
@@ -89,17 +90,15 @@ def _mirrored(quantile: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 def _kinked(name: str, score: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Returns `score` with a derivative that raises, since that of a jump would silently be wrong."""
-    function = jax.custom_jvp(score)
 
-    @function.defjvp
-    def refuse(primals: Any, tangents: Any) -> Any:
-        del primals, tangents
+    def refuse(eps: Array, eps_dot: Array) -> Array:
+        del eps, eps_dot
         raise ValueError(
             f"noise={name} has first derivatives only, because its density has a kink; for Hessians use "
             "smooth noise such as esjax.noise.normal or esjax.noise.logistic"
         )
 
-    return function
+    return lambda eps: with_rule(score(jax.lax.stop_gradient(eps)), refuse, eps)
 
 
 # --- normal -----------------------------------------------------------------------------------------

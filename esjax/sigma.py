@@ -225,13 +225,14 @@ def calibrate(
     def trial(data: Array, sigma: Array) -> Array:
         """Returns f at the end of a descent."""
 
-        def step(at: tuple[Any, Any], key: Any) -> Any:
+        def step(at: tuple[Any, Any], data: Array) -> Any:
             x, state = at
-            gradient = jax.grad(smoothed, argnums=1)(key, x, *args, sigma=sigma)
+            gradient = jax.grad(smoothed, argnums=1)(as_key(data), x, *args, sigma=sigma)
             change, state = optimizer.update(gradient, state, x)
             return (jax.tree.map(jnp.add, x, change), state), None
 
-        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), jax.random.split(as_key(data), num_steps))
+        steps, _ = _random.data_of(jax.random.split(as_key(data), num_steps))
+        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), steps)
         return fun(last, *args)
 
     def at_start(data: Array, sigma: Array) -> tuple[Array, Array, Array]:

@@ -98,15 +98,13 @@ def smooth(
         `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
         and keeps N values; with a control variate there is none.
         Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
-        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`, and
-        derivatives of the second order through `jax.lax.scan`, where JAX would lose them,
-        `NotImplementedError`.
+        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
 
     Raises:
         ValueError: an option is out of range, here; or, when called, `x` or the values are not
             floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, `fun`
             needs numbers where arrays are traced, with `sharding` an array is placed on explicit axes, or a
-            derivative is asked in what `noise` or `sampler` closes over.
+            derivative is asked in what `noise`, `sampler`, `discard` or a transform closes over.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -176,7 +174,7 @@ class Smoothed:
         if sigma is not None:
             check_sigma(sigma)
         try:
-            return self._program(informed, key, x, *args, sigma=sigma)
+            result = self._program(informed, key, x, *args, sigma=sigma)
         except Exception as error:
             self._forget()
             if not isinstance(error, TypeError) or "forward-mode" not in str(error):
@@ -185,6 +183,8 @@ class Smoothed:
                 "a smoothed function has no forward mode (jax.jvp, jax.jacfwd) of its own; use jax.grad, "
                 "jax.vjp or jax.jacrev; jax.hessian works, and so does jax.jvp of the gradient"
             ) from error
+        _random.consume(key)
+        return result
 
 
 def _program(
@@ -205,7 +205,7 @@ def _estimate_vectors(
     fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
 ) -> tuple[Any, Report | None]:
     """Estimates on vectors what `smooth` promises for pytrees."""
-    key, x, sigma = jax.tree.map(_flatten.canonical, (_random.consumed(key), x, sigma))
+    key, x, sigma = jax.tree.map(_flatten.canonical, (key, x, sigma))
     _flatten.check_floating(x, "x", _FLOATING)
     scales = _flatten.check_sigma_fits(sigma, x)
     data, as_key = _random.data_of(key)
@@ -260,16 +260,16 @@ def _problem(
 
         return None if function is None else with_leaves
 
-    is_density = jax.tree.map(lambda _: False, (args, fun_consts, consts))
-    for name in ("draw", "score"):
-        is_density[2][name] = [True] * len(consts[name])
+    is_constant = jax.tree.map(lambda _: False, (args, fun_consts, consts))
+    for name in ("draw", "score", "discard", "transform"):
+        is_constant[2][name] = [True] * len(consts[name])
     evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
     problem = Problem(
         fun=block,
         **{name: of_option(name) for name in functions._fields},
         averages=_options.averages(options.baseline, groups.size, options.num_samples),
         is_uniform=_mapping.vary_alike((data, leaves)),
-        density_args=frozenset((2 + np.flatnonzero(jax.tree.leaves(is_density))).tolist()),
+        constant_args=frozenset((2 + np.flatnonzero(jax.tree.leaves(is_constant))).tolist()),
         as_key=as_key,
         group_size=groups.size,
         num_samples=options.num_samples,
@@ -281,7 +281,8 @@ def _problem(
         num_values=num_values,
         dtype=dtype,
     )
-    own = values if wide is x else jax.eval_shape(fun, x, *args)
+    is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
+    own = jax.eval_shape(fun, x, *args) if is_narrow else values
     return problem, leaves, _flatten.unflattener(own)
 
 

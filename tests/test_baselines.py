@@ -70,7 +70,7 @@ def test_each_baseline_is_its_definition(name, outputs):
 
 
 def test_ranks_do_not_see_a_monotone_change_of_the_values():
-    key, x = jax.random.key(0), jnp.array([0.3, -0.2])
+    key, x = jax.random.PRNGKey(0), jnp.array([0.3, -0.2])
     options = {"sigma": 1.0, "num_samples": 16, "baseline": esjax.baselines.centered_rank}
     plain = jax.grad(esjax.smooth(lambda x: jnp.sum(x**3), **options), 1)(key, x)
     stretched = jax.grad(esjax.smooth(lambda x: jnp.exp(jnp.sum(x**3)), **options), 1)(key, x)

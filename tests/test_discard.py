@@ -82,7 +82,7 @@ def test_second_derivatives_of_discarded_samples_are_those_of_the_rest():
         return jnp.where(x[0] > 0, 1.0, 0.0) * scale
 
     options = {"sigma": jnp.array([1.0, 1e-9]), "num_samples": 32, "sampler": esjax.samplers.iid}
-    x, key = jnp.array([0.3, -1.0]), jax.random.key(0)
+    x, key = jnp.array([0.3, -1.0]), jax.random.PRNGKey(0)
     with_faults = esjax.smooth(block, discard=jnp.isnan, **options)
     without = esjax.smooth(sound, discard=jnp.isnan, **options)
 

@@ -52,7 +52,7 @@ def test_a_step_has_its_known_derivatives(sampler, baseline):
         (jax.grad(jax.grad(f, 1), 1), jax.grad(jax.grad(exact))),
         (jax.grad(jax.grad(f, 1), 2), jax.grad(jax.grad(exact), 1)),
     ]
-    keys = jax.random.split(jax.random.key(7), 20_000)
+    keys = jax.random.split(jax.random.PRNGKey(7), 20_000)
     for estimated, truth in cases:
         draws = np.asarray(jax.jit(jax.vmap(estimated, (0, None, None)))(keys, x, sigma), np.float64)
         standard_error = draws.std() / len(draws) ** 0.5
@@ -101,7 +101,7 @@ def test_complex_args_have_second_derivatives():
 
 
 def test_gradients_in_args_are_pathwise_and_integer_args_are_fine():
-    key, x = jax.random.key(2), jnp.array([0.5, -0.5])
+    key, x = jax.random.PRNGKey(2), jnp.array([0.5, -0.5])
 
     def block(x, args, index):
         return args["w"][index] * jnp.sum(x > 0).astype(x.dtype) + args["b"] ** 2
@@ -175,97 +175,6 @@ def test_a_vjp_that_is_kept_is_not_that_of_a_later_call(outputs):
     pulls = [(numbers, of(numbers)) for numbers in ((0,), (2,), (1,), (0, 2), (1, 2))]
     for numbers, pull in pulls:
         np.testing.assert_allclose(pull(1.0), [wanted[n] for n in numbers], rtol=1e-5)
-
-
-# --- second derivatives through rules of others -----------------------------------------------------
-
-
-@jax.custom_vjp
-def _square(w):
-    return w * w
-
-
-_square.defvjp(lambda w: (w * w, w), lambda w, cotangent: (2 * w * cotangent,))
-
-
-@jax.custom_vjp
-def _clipped(w):
-    return w * w
-
-
-_clipped.defvjp(lambda w: (w * w, w), lambda w, cotangent: (2 * w * jnp.clip(cotangent, -9, 9),))
-
-
-@pytest.mark.parametrize("square", [_square, _clipped])
-@pytest.mark.parametrize("outputs", [1, 2])
-def test_hessians_in_args_go_through_somebodys_custom_vjp(square, outputs):
-    weights, w = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
-
-    def block(x, w):
-        return (0 * x + square(w) @ weights) * jnp.arange(1.0, outputs + 1)
-
-    smoothed = esjax.smooth(block, sigma=1.0, num_samples=8)
-
-    def function(w):
-        return smoothed(jax.random.PRNGKey(0), 0.0, w).sum()
-
-    scale = outputs * (outputs + 1) / 2
-    np.testing.assert_allclose(jax.jit(jax.hessian(function))(w), scale * np.diag([2, 4]), atol=1e-4)
-    both = jax.jit(lambda w: jax.jvp(jax.value_and_grad(function), (w,), (jnp.array([1.0, 1.0]),))[1])(w)
-    np.testing.assert_allclose(both[0], scale * (2 * w) @ weights, rtol=1e-5)
-    np.testing.assert_allclose(both[1], scale * np.array([2, 4]), rtol=1e-5)
-
-
-def test_a_smoothed_function_in_a_block_has_second_derivatives_in_all_arguments():
-    """F(x, w) = w² (x² + 2 σ²), of a quadratic that is smoothed twice."""
-    inner = esjax.smooth(lambda x, w: (w * x) ** 2, sigma=0.5, num_samples=4)
-
-    def block(x, w, key):
-        return inner(key, x, w)
-
-    outer = esjax.smooth(block, sigma=0.5, num_samples=8)
-
-    def hessian(keys):
-        found = jax.hessian(lambda x, w: outer(keys[0], x, w, keys[1]), (0, 1))(0.7, 1.5)
-        return jnp.array(found)
-
-    keys = jax.random.split(jax.random.PRNGKey(0), (2000, 2))
-    draws = np.asarray(jax.jit(jax.vmap(hessian))(keys), np.float64)
-    x, w, variance = 0.7, 1.5, 0.25
-    exact = np.array([[2 * w**2, 4 * w * x], [4 * w * x, 2 * (x**2 + 2 * variance)]])
-    assert (np.abs(draws.mean(0) - exact) < 4 * draws.std(0) / len(draws) ** 0.5).all()
-
-
-def _decided(key, x):
-    smoothed = esjax.smooth_decisions(
-        lambda decisions: decisions.sum().astype(jnp.float32),
-        decision=esjax.decisions.threshold,
-        sigma=1.0,
-        num_samples=2,
-        estimator=esjax.decisions.local_expectation,
-    )
-    return smoothed(key, x)
-
-
-@pytest.mark.parametrize(
-    "function", [esjax.smooth(lambda x: jnp.floor(x).sum(), sigma=0.6, num_samples=8), _decided]
-)
-def test_a_second_derivative_that_scan_would_lose_is_refused(function):
-    """JAX forgets rules in the body of a scan that is linearised; first derivatives are those of a loop."""
-    keys, x = jax.random.split(jax.random.PRNGKey(1), 2), jnp.array([0.3, -0.5])
-
-    def scanned(x):
-        return jax.lax.scan(lambda x, key: (x + 0.1 * function(key, x), None), x, keys)[0].sum()
-
-    def looped(x):
-        for key in keys:
-            x = x + 0.1 * function(key, x)
-        return x.sum()
-
-    np.testing.assert_allclose(jax.grad(scanned)(x), jax.grad(looped)(x), rtol=1e-5)
-    with pytest.raises(NotImplementedError, match=r"do not go through jax\.lax\.scan.*use a Python loop"):
-        jax.hessian(scanned)(x)
-    assert np.abs(jax.hessian(looped)(x)).max() > 1e-3
 
 
 # --- coordinates that are infinite -------------------------------------------------------------------

@@ -845,7 +845,7 @@ def test_twice_the_number_of_samples_is_accepted_with_control():
     control = _control(1.0, 1.0)
     with pytest.raises(ValueError, match=r"num_samples=2 .*use num_samples >= 4, twice that with control"):
         _smooth(num_samples=4, sampler=samplers.antithetic, control=control)()
-    _smooth(num_samples=8, sampler=samplers.antithetic, control=control, key=jax.random.key(1))()
+    _smooth(num_samples=8, sampler=samplers.antithetic, control=control, key=jax.random.PRNGKey(1))()
 
 
 # --- as what a smoothed function is passed on -------------------------------------------------------------

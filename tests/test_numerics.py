@@ -109,6 +109,28 @@ def test_a_call_consumes_its_key(name):
         CASES[name](key, x)
 
 
+@pytest.mark.parametrize("name", sorted(set(CASES) - NO_KEY))
+def test_a_gradient_consumes_its_key(name):
+    """In `jit` too, where JAX looks at the program."""
+
+    def gradient(key, x):
+        return jax.grad(CASES[name], 1)(key, x)
+
+    key, x = jax.random.key(0), jnp.asarray(X, jnp.float32)
+    gradient(key, x)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.uniform(key)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(lambda key: gradient(key, x) + gradient(key, x))(jax.random.key(1))
+
+
+def test_a_call_that_is_refused_leaves_its_key():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="x"):
+        esjax.smooth(jnp.floor, sigma=1.0, num_samples=4)(key, "text")
+    jax.random.uniform(key)
+
+
 def test_what_is_drawn_again_on_purpose_passes_the_checker_of_keys():
     one = esjax.smooth(lambda x: jnp.floor(x).sum(), sigma=0.5, num_samples=16)
     several = esjax.smooth(jnp.floor, sigma=0.5, num_samples=16, chunk_size=4)

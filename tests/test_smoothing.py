@@ -42,7 +42,7 @@ def test_plain_estimator_equals_the_numpy_loop_over_the_same_draws():
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 10, 64])
 def test_chunks_do_not_change_the_draws(chunk_size):
-    key, x = jax.random.key(0), jnp.arange(3.0)
+    key, x = jax.random.PRNGKey(0), jnp.arange(3.0)
     whole = esjax.smooth(_sort_sum, sigma=1.0, num_samples=10)
     parts = esjax.smooth(_sort_sum, sigma=1.0, num_samples=10, chunk_size=chunk_size)
     for a, b in zip(jax.value_and_grad(whole, 1)(key, x), jax.value_and_grad(parts, 1)(key, x), strict=True):
@@ -107,7 +107,7 @@ def test_trees_come_back_in_their_structure_shapes_and_dtypes(dtype):
 
 
 def test_sigma_for_each_coordinate_is_that_of_scaled_coordinates():
-    key, x = jax.random.key(0), {"a": jnp.array([0.1, -0.4]), "b": jnp.float32(0.2)}
+    key, x = jax.random.PRNGKey(0), {"a": jnp.array([0.1, -0.4]), "b": jnp.float32(0.2)}
     scales = {"a": jnp.array([0.5, 2.0]), "b": 1.5}
 
     def block(x):
@@ -131,7 +131,7 @@ def test_sigma_for_each_coordinate_is_that_of_scaled_coordinates():
 
 
 def test_the_gradient_in_one_shared_sigma_is_the_sum_over_coordinates():
-    key, x = jax.random.key(0), jnp.array([0.1, -0.4])
+    key, x = jax.random.PRNGKey(0), jnp.array([0.1, -0.4])
     smoothed = esjax.smooth(_sort_sum, sigma=1.0, num_samples=16)
     shared = jax.grad(lambda s: smoothed(key, x, sigma=s))(0.7)
     each = jax.grad(lambda s: smoothed(key, x, sigma=s))(jnp.array([0.7, 0.7]))
@@ -363,12 +363,16 @@ def test_options_may_close_over_traced_values(name):
         np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-4, atol=1e-5)
 
 
-def test_a_gradient_in_what_the_noise_closes_over_is_refused_and_not_0():
-    def value(freedom, x):
+CONSTANT = {name: TRACED[name] for name in ("noise", "sampler", "discard", "transform")}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_a_gradient_in_what_an_option_closes_over_is_refused_and_not_0(name):
+    def value(t, x):
         smoothed = esjax.smooth(
-            jnp.floor, sigma=0.5, num_samples=4, noise=_student(freedom), sampler=esjax.samplers.iid
+            lambda x: jnp.floor(3 * x).sum(), sigma=0.5, num_samples=16, **CONSTANT[name](t)
         )
-        return smoothed(jax.random.PRNGKey(0), x)
+        return smoothed(jax.random.PRNGKey(0), jnp.full(2, x))
 
     for function in (value, jax.jit(value), jax.grad(value, 1)):
         with pytest.raises(ValueError, match=r"closes over a value that is differentiated.*stop_gradient"):

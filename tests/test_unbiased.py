@@ -110,7 +110,7 @@ def _smooth(fun, noise, sampler, baseline, num_samples=8):
 
 
 def _draws(function, num_keys):
-    keys = jax.random.split(jax.random.key(12), num_keys)
+    keys = jax.random.split(jax.random.PRNGKey(12), num_keys)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.jit(jax.vmap(function))(keys))
 
 
