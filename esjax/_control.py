@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esjax import _random
 from esjax._traceable import traceable
 
 Array = jax.Array
@@ -52,7 +53,8 @@ def with_control(
             product = jax.tree.map(jnp.multiply, f_value, c_value)
             return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
 
-        keys = jax.random.split(key)
+        data, as_key = _random.data_of(key)  # the call consumes the key itself
+        keys = jax.random.split(as_key(data))
         first, second = (
             smooth(moments, size)(k, x, *args, sigma=sigma) for size, k in zip(sizes, keys, strict=True)
         )

@@ -20,7 +20,7 @@ def test_a_control_variate_keeps_the_mean_and_takes_variance_away():
         return jnp.round(4 * (x @ x)) / 4
 
     x = jnp.array([0.7, -0.3])
-    keys = jax.random.split(jax.random.key(1), 20_000)
+    keys = jax.random.split(jax.random.PRNGKey(1), 20_000)
 
     def draws(**options):
         smoothed = esjax.smooth(block, sigma=0.5, num_samples=16, **options)

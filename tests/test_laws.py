@@ -24,7 +24,7 @@ FIVE = settings(max_examples=5, deadline=None, derandomize=True)
 
 numbers = st.floats(-3, 3, width=32)
 points = st.lists(numbers, min_size=8, max_size=8)
-keys = st.integers(0, 2**31 - 1).map(jax.random.key)
+keys = st.integers(0, 2**31 - 1).map(jax.random.PRNGKey)
 
 
 def _of(cases):
