@@ -135,6 +135,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "one output": Kind(partial(_smooth, _sum)),
+    "chunks": Kind(partial(_smooth, _sum, chunk_size=3)),
     "several outputs": Kind(partial(_smooth, _several)),
     "discard": Kind(partial(_smooth, _faulty, discard=jnp.isnan)),
     "control": Kind(partial(_smooth, _sum, control=LINE)),
@@ -267,8 +268,13 @@ def _jitted(transformation):
     return lambda loss, *inputs: jax.jit(partial(transformation, loss))(*inputs)
 
 
+def _hessian_of_scan(loss, *inputs):
+    return _hessian_along(_scanned(loss), *inputs)
+
+
 SECOND = {
     "hessian": _hessian_along,
+    "hessian of scan": _hessian_of_scan,
     "jvp of grad": _jvp_of_gradient,
     "jit of jvp of grad": _jitted(_jvp_of_gradient),
     "jit of grad of grad": _jitted(_gradient_of_gradient),

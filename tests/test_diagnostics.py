@@ -62,7 +62,7 @@ def _repeats(smoothed, x, num_repeats=NUM_REPEATS):
         values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)])
         return values, jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient)]), report
 
-    keys = jax.random.split(jax.random.key(8), num_repeats)
+    keys = jax.random.split(jax.random.PRNGKey(8), num_repeats)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.jit(jax.vmap(one))(keys))
 
 
@@ -142,7 +142,7 @@ def test_the_error_of_a_value_is_that_of_the_samples_kept():
         return jnp.where(x[0] > 0, jnp.nan, x[1] + 5)
 
     smoothed = _smooth(fun, 100, discard=jnp.isnan)
-    keys = jax.random.split(jax.random.key(0), NUM_REPEATS)
+    keys = jax.random.split(jax.random.PRNGKey(0), NUM_REPEATS)
     values, reports = jax.jit(jax.vmap(lambda key: smoothed.with_info(key, jnp.zeros(2))))(keys)
     assert abs(float(jnp.sqrt((reports.value_error**2).mean()) / values.std()) - 1) < 0.1
 
@@ -150,7 +150,7 @@ def test_the_error_of_a_value_is_that_of_the_samples_kept():
 @pytest.mark.parametrize("discard", [None, jnp.isnan])
 def test_reports_and_hessians_work_in_float64(discard):
     with jax.enable_x64(True):
-        x, key = jnp.asarray(X, jnp.float64), jax.random.key(0)
+        x, key = jnp.asarray(X, jnp.float64), jax.random.PRNGKey(0)
         smoothed = _smooth(_several, discard=discard)
         assert diagnostics.diagnose(smoothed, key, x).gradient_norm.dtype == jnp.float64
         hessians = jax.tree.leaves(jax.jit(jax.hessian(lambda x: smoothed(key, x)))(x))
@@ -173,7 +173,7 @@ def test_errors_of_many_values_by_gram_matrices_are_those_of_the_sums(sampler, m
 
 
 def test_value_and_gradient_are_those_of_a_call_without_report():
-    smoothed, key = _smooth(_sorted), jax.random.key(0)
+    smoothed, key = _smooth(_sorted), jax.random.PRNGKey(0)
     with_report = jax.jit(jax.value_and_grad(smoothed.with_info, 1, has_aux=True))
     (value, report), gradient = with_report(key, X)
     plain_value, plain_gradient = jax.jit(jax.value_and_grad(smoothed, 1))(key, X)
@@ -201,7 +201,7 @@ def test_a_report_takes_one_more_evaluation_at_most(baseline, more):
 
 
 def test_combined_is_the_report_of_one_long_gradient():
-    smoothed, keys = _smooth(_sorted, 256), jax.random.split(jax.random.key(0), 6)
+    smoothed, keys = _smooth(_sorted, 256), jax.random.split(jax.random.PRNGKey(0), 6)
     xs = jax.random.normal(jax.random.key(1), (6, 5))
     reports = jax.vmap(lambda key, x: smoothed.with_info(key, x)[1])(keys, xs)
     total = diagnostics.combined(reports)

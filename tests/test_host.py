@@ -56,7 +56,7 @@ def test_value_and_gradient_are_those_of_the_same_block_in_jax(executor, request
     executor = executor and request.getfixturevalue(executor)
     block = esjax.host.wrap(host_functions.count, NUMBER, executor)
     options = {"sigma": 0.5, "num_samples": 32}
-    key = jax.random.key(0)
+    key = jax.random.PRNGKey(0)
     found, wanted = (
         jax.jit(jax.value_and_grad(esjax.smooth(fun, **options), argnums=1))(key, X)
         for fun in (block, _count)
@@ -173,7 +173,7 @@ def test_what_numpy_reads_as_an_array_is_taken():
 
 
 def test_one_object_in_a_random_sequence_gives_what_a_fresh_one_gives():
-    key, xs = jax.random.key(0), jnp.array([[0.3, -0.2, 0.1], [0.5, 0.2, -0.1]])
+    key, xs = jax.random.PRNGKey(0), jnp.array([[0.3, -0.2, 0.1], [0.5, 0.2, -0.1]])
 
     def smoothed(block):
         return esjax.smooth(block, sigma=0.5, num_samples=8)
@@ -638,7 +638,7 @@ def _evaluates_as_jax_does(executor):
     block = esjax.host.wrap(host_functions.count, NUMBER, executor)
     smoothed = esjax.smooth(block, sigma=0.5, num_samples=32)
     wanted = esjax.smooth(_count, sigma=0.5, num_samples=32)
-    key = jax.random.key(0)
+    key = jax.random.PRNGKey(0)
     for _ in range(2):  # the same inputs twice: an executor that remembers values would not call again
         found = jax.jit(jax.grad(smoothed, argnums=1))(key, X)
         np.testing.assert_allclose(found, jax.grad(wanted, argnums=1)(key, X), rtol=1e-6)

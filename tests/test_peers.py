@@ -26,7 +26,7 @@ def _quadratic(tree):
 
 
 def _mean_and_error(function, num_keys):
-    keys = jax.random.split(jax.random.key(9), num_keys)
+    keys = jax.random.split(jax.random.PRNGKey(9), num_keys)
     draws = jax.jit(jax.vmap(function))(keys)
     mean = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).mean(0), draws)
     error = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).std(0) / num_keys**0.5, draws)

@@ -7,7 +7,7 @@ vmap, of two calls in one program, vjps kept and pulled back later, forward mode
 Answers are compared with derivatives in *all* inputs by new objects, each of a package imported anew and
 asked nothing else.
 
-Here 55 sequences of five questions run. `python tests/test_sequences.py 2000` runs so many, and prints those
+Here 60 sequences of five questions run. `python tests/test_sequences.py 2000` runs so many, and prints those
 that fail, as short as they can be; `--seed` invents others, `--kinds` names some of the objects.
 """
 
