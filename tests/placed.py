@@ -138,8 +138,8 @@ COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-sca
 def on_explicit_axes(set_mesh):
     args = jax.random.split(jax.random.PRNGKey(2), 8), LOGITS, LABELS
     alone = {name: jax.jit(program)(*args) for name, program in PROGRAMS.items()}
-    mesh = jax.make_mesh((2,), ("d",))
-    placed = [jax.device_put(each, jax.NamedSharding(mesh, P("d"))) for each in args]
+    mesh, specs = jax.make_mesh((2, 1), ("d", "e")), (P("d"), P("d", "e"), P("d"))
+    placed = [jax.device_put(a, jax.NamedSharding(mesh, spec)) for a, spec in zip(args, specs, strict=True)]
     if set_mesh:
         jax.set_mesh(mesh)
 
