@@ -15,7 +15,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from esjax import _sampling, _statistics, _sums
+from esjax import _mapping, _sampling, _statistics, _sums
+from esjax._products import matmul
 from esjax._rules import with_rule
 from esjax._sampling import Inputs, Problem
 from esjax._sums import Gradients, Values, Wanted
@@ -83,6 +84,7 @@ def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array,
     wanted = tuple(leaf.perturbed for leaf in inputs)
     _refuse_constant_args(problem, wanted)
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
+    _refuse_axes_of_vmap(problem, inputs)
     value, saved = value_and_saved(problem, wanted, key, inputs)
     report = _statistics.report(problem, key, inputs, saved) if problem.informed else None
     saved = jax.tree.map(lambda leaf: _NOTHING if leaf is None else leaf, saved, is_leaf=_is_none)
@@ -118,6 +120,22 @@ def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
         raise ValueError(
             "noise, sampler, discard or a transform closes over a value that is differentiated, and a "
             "smoothed function has no gradient in it; close over jax.lax.stop_gradient of it"
+        )
+
+
+def _refuse_axes_of_vmap(problem: Problem, inputs: Inputs) -> None:
+    """Raises `ValueError` where the block's collectives go over an axis that `jax.vmap` names.
+
+    Its value then depends on the inputs of other examples, whose cotangents and scores a rule does not see.
+    (Those of `jax.shard_map` are in the types of values, by which JAX sums what belongs together.)
+    """
+    x, _, *args = inputs
+    effects = jax.make_jaxpr(problem.fun)(x, tuple(args)).effects
+    names = {str(effect.name) for effect in effects if hasattr(effect, "name")}
+    if mapped := names - set(jax.sharding.get_abstract_mesh().manual_axes):
+        raise ValueError(
+            f"fun has a collective over the axis {min(mapped)!r} of jax.vmap, and its gradient would miss "
+            "what other examples add; take the collective out of fun, or smooth a function of the whole batch"
         )
 
 
@@ -176,16 +194,21 @@ def _in_moved(
 
 
 def _tangent(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
-    """Returns the tangent J ẋ of `function`: by forward mode, or where the block has none, by two transposes.
+    """Returns the tangent J ẋ of `function`: by forward mode, or where the block has none, row by row.
 
-    (Somebody's `jax.custom_vjp` has none: u ↦ Jᵀ u is then transposed again.)
+    (Somebody's `jax.custom_vjp` has none, and its backward pass may be a program on the host.)
     """
     value_of, chosen, directions = _in_moved(function, items, tangents)
     if not _has_custom_vjp(jax.make_jaxpr(value_of)(chosen).jaxpr):
         return jax.jvp(value_of, (chosen,), (directions,))[1]
     value, vjp = jax.vjp(value_of, chosen)
-    _, pull = jax.vjp(lambda cotangent: vjp(cotangent)[0], jnp.zeros_like(value))
-    return pull(directions)[0]
+    each_value = _mapping.varying_like(jnp.eye(value.size, dtype=value.dtype), value)
+    (rows,) = jax.vmap(vjp)(each_value)
+    products = (
+        matmul(row.reshape(value.size, -1), direction.reshape(-1))
+        for row, direction in zip(rows, directions, strict=True)
+    )
+    return sum((jnp.real(each).astype(value.dtype) for each in products), jnp.zeros_like(value))
 
 
 def _has_custom_vjp(jaxpr: Jaxpr) -> bool:

@@ -81,6 +81,31 @@ def _clipped(w):
 _clipped.defvjp(lambda w: (w * w, w), lambda w, cotangent: (2 * w * jnp.clip(cotangent, -9, 9),))
 
 
+def _doubled_on_the_host(cotangent, w):
+    return jax.pure_callback(
+        lambda c, w: 2 * np.asarray(w) * np.asarray(c), w, cotangent, w, vmap_method="expand_dims"
+    )
+
+
+@jax.custom_vjp
+def _hosted(w):
+    return w * w
+
+
+_hosted.defvjp(lambda w: (w * w, w), lambda w, cotangent: (_doubled_on_the_host(cotangent, w),))
+
+
+def test_a_rule_that_calls_the_host_is_asked_for_first_derivatives_only():
+    """In derivatives of a gradient in x, whose tangent in w is of the first order."""
+
+    def slope(square, w):
+        smoothed = esjax.smooth(lambda x, w: square(w) * _step(x.sum()), sigma=0.5, num_samples=8)
+        return (jax.grad(smoothed, 1)(jax.random.PRNGKey(0), jnp.array([0.1, -0.2]), w) ** 2).sum()
+
+    found, wanted = (jax.grad(partial(slope, square))(0.9) for square in (_hosted, jnp.square))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("square", [_square, _clipped])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_hessians_in_args_go_through_somebodys_custom_vjp(square, outputs):

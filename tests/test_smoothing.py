@@ -381,6 +381,21 @@ def test_a_gradient_in_what_an_option_closes_over_is_refused_and_not_0(name):
     assert stopped[0] == 0 and np.isfinite(stopped[1])
 
 
+def test_a_collective_over_an_axis_of_vmap_has_a_value_and_no_gradient():
+    """It would miss other examples' values; a gradient in args had one cotangent for all of them."""
+    smoothed = esjax.smooth(lambda x, a: jnp.where(x > 0, jax.lax.psum(a, "i"), 0), sigma=0.5, num_samples=8)
+    keys, xs = jax.random.split(jax.random.PRNGKey(0), 3), jnp.array([0.1, 0.3, -0.2])
+
+    def values(xs, args):
+        return jax.vmap(smoothed, axis_name="i")(keys, xs, args)
+
+    alone = jax.vmap(smoothed, (0, 0, None), axis_name="i")(keys, xs, 1.0)
+    np.testing.assert_allclose(values(xs, jnp.array([1.0, 2.0, 3.0])), 6 / 3 * alone, rtol=1e-6)
+    for argnums in (0, 1):
+        with pytest.raises(ValueError, match=r"collective over the axis 'i' of jax\.vmap.*out of fun"):
+            jax.grad(lambda *inputs: values(*inputs).sum(), argnums)(xs, jnp.ones(3))
+
+
 def test_the_default_generator_of_keys_may_change():
     smoothed = esjax.smooth(jnp.floor, sigma=0.5, num_samples=8)
     smoothed(jax.random.PRNGKey(0), 0.1)
