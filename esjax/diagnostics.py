@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import _random
-from esjax._check import check_count, check_key, check_positive
+from esjax._core import random
+from esjax._core.check import check_count, check_key, check_positive
 
 __all__ = [
     "Report",
@@ -197,8 +197,8 @@ def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_call
     _check_smoothed(smoothed)
     check_count("num_calls", num_calls)
     check_key(key)
-    _random.consume(key)
-    data, as_key = _random.data_of(jnp.asarray(key))  # one key for all calls
+    random.consume(key)
+    data, as_key = random.data_of(jnp.asarray(key))  # one key for all calls
 
     def sums(x: Any, data: Any, *args: Any) -> Array:
         leaves = jax.tree.leaves(smoothed(as_key(data), x, *args))

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from esjax import _random
-from esjax._rules import with_rule
+from esjax._core import random
+from esjax._core.rules import with_rule
 
 __all__ = [
     "Noise",
@@ -72,7 +72,7 @@ def _by_inversion(icdf: Callable[[Array], Array]) -> Callable[[Any, tuple[int, .
 
     def sample(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         half_spacing = float(np.finfo(np.dtype(dtype)).eps) / 2
-        return icdf(_random.uniform(key, shape, dtype) + half_spacing)
+        return icdf(random.uniform(key, shape, dtype) + half_spacing)
 
     return sample
 
@@ -108,7 +108,7 @@ def _identity(eps: Array) -> Array:
     return eps
 
 
-normal = Noise(sample=_random.normal, score=_identity, icdf=ndtri, symmetric=True)
+normal = Noise(sample=random.normal, score=_identity, icdf=ndtri, symmetric=True)
 """Standard normal noise, N(0, 1) in each coordinate: s(ε) = ε."""
 
 

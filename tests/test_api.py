@@ -11,6 +11,7 @@ import re
 import tokenize
 from pathlib import Path
 
+import jax
 import pytest
 
 import esjax
@@ -169,7 +170,7 @@ def test_arrays_have_shapes_and_scales_have_units(name):
         assert parameter not in ARRAYS or SHAPE.search(text), (parameter, text)
         assert re.search(UNITS.get(parameter, ""), text), (parameter, text)
     returned = _section(CORE[name].__doc__, "Returns")
-    if inspect.signature(CORE[name]).return_annotation is esjax.exact.Array:
+    if inspect.signature(CORE[name]).return_annotation is jax.Array:
         assert not entries or _is_protocol(name) or SHAPE.search(returned), returned
 
 

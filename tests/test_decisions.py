@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 import esjax
-from esjax import _laws, decisions
+from esjax import decisions
+from esjax.decisions import _laws
 
 NOISES = {
     "normal": stats.norm(),
@@ -393,3 +394,16 @@ def test_a_block_may_close_over_traced_values():
     x = jnp.asarray(X["argmax"], jnp.float32)
     np.testing.assert_allclose(gradient(x, 2.0), 2 * gradient(x, 1.0), rtol=1e-5)
     assert np.abs(gradient(x, 1.0)).max() > 0
+
+
+def test_a_collective_over_an_axis_of_vmap_is_refused():
+    """Whose gradient in one example's scores would miss the values of the others."""
+    smoothed = esjax.smooth_decisions(
+        lambda chosen: jax.lax.psum(chosen.sum().astype(jnp.float32), "i") ** 2,
+        decision=esjax.decisions.threshold,
+        sigma=1.0,
+        num_samples=4,
+    )
+    keys = jax.random.split(jax.random.PRNGKey(0), 2)
+    with pytest.raises(ValueError, match=r"collective over the axis 'i' of jax\.vmap.*whole batch"):
+        jax.vmap(smoothed, axis_name="i")(keys, jnp.zeros((2, 3)))

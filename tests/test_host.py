@@ -282,7 +282,7 @@ def test_an_exception_that_cannot_be_copied_or_sent_is_one_like_any(executor, re
 
 
 def test_worker_processes_start_without_jax():
-    script = "import sys, esjax._executors; raise SystemExit('jax' in sys.modules)"
+    script = "import sys, esjax.host.executors; raise SystemExit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 import esjax
-from esjax import _random, noise
+from esjax import noise
+from esjax._core import random
 from esjax.benchmarks import references
 
 ORACLES = references.LAWS
@@ -74,8 +75,8 @@ def test_symmetric_means_that_the_tails_mirror_each_other(name):
 def test_extreme_draws_are_finite_and_so_are_their_scores(name, dtype, monkeypatch):
     least_and_most = np.array([0, 1 - np.finfo(dtype).eps], dtype)  # that JAX can return
     extremes = np.tile(least_and_most, 128)  # so many that normal noise in float32 is not JAX's own
-    monkeypatch.setattr(_random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes))
-    monkeypatch.setattr(_random, "_from_bits", lambda key, shape: jnp.asarray(extremes))
+    monkeypatch.setattr(random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes))
+    monkeypatch.setattr(random, "_from_bits", lambda key, shape: jnp.asarray(extremes))
     chosen = getattr(noise, name)
     eps = chosen.sample(jax.random.key(0), extremes.shape, dtype)
     assert np.isfinite(eps).all()

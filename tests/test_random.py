@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from esjax import _random
+from esjax._core import random
 
-PAIRS = {"uniform": (_random.uniform, jax.random.uniform), "normal": (_random.normal, jax.random.normal)}
+PAIRS = {"uniform": (random.uniform, jax.random.uniform), "normal": (random.normal, jax.random.normal)}
 
 
 @pytest.mark.parametrize("key", [jax.random.key(7), jax.random.PRNGKey(2**31), jax.random.key(0, impl="rbg")])
@@ -21,7 +21,7 @@ def test_draws_are_those_of_jax(name, shape, key):
 
 def test_draws_in_double_precision_are_those_of_jax():
     with jax.enable_x64(True):
-        drawn = _random.normal(jax.random.key(3), (2000,), np.float64)
+        drawn = random.normal(jax.random.key(3), (2000,), np.float64)
         np.testing.assert_array_equal(drawn, jax.random.normal(jax.random.key(3), (2000,), np.float64))
 
 
@@ -44,16 +44,14 @@ def test_draws_where_jax_counts_in_another_order():
 
 
 def test_one_pass_hashes_once():
-    compiled = (
-        jax.jit(lambda key: _random.normal(key, (2000,), np.float32)).lower(jax.random.key(0)).compile()
-    )
+    compiled = jax.jit(lambda key: random.normal(key, (2000,), np.float32)).lower(jax.random.key(0)).compile()
     if jax.default_backend() == "cpu":
         assert compiled.as_text().count("conditional(") == 1  # what keeps the hash apart from its users
 
 
 def test_the_seed_of_a_differentiated_function_may_be_batched():
     def value(x, key):
-        return x * _random.normal(key, (2000,), np.float32).sum()
+        return x * random.normal(key, (2000,), np.float32).sum()
 
     keys = jax.random.split(jax.random.key(2), 5)
     slopes = jax.vmap(jax.grad(value), (None, 0))(np.float32(2), keys)
@@ -62,9 +60,9 @@ def test_the_seed_of_a_differentiated_function_may_be_batched():
 
 def test_draws_outside_jit_compile_once(compiled):
     key = jax.random.key(0)
-    _random.normal(key, (2000,), np.float32)
+    random.normal(key, (2000,), np.float32)
     count = len(compiled)
-    _random.normal(key, (2000,), np.float32)
+    random.normal(key, (2000,), np.float32)
     assert len(compiled) == count
-    _random.normal(key, (2003,), np.float32)
+    random.normal(key, (2003,), np.float32)
     assert len(compiled) > count  # else nothing was watched

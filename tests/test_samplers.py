@@ -12,7 +12,9 @@ from scipy import stats
 from scipy.stats import qmc
 
 import esjax
-from esjax import _sobol, noise, samplers
+from esjax import noise, samplers
+from esjax.samplers import points as sobol_points
+from esjax.samplers import rotations
 
 GROUPED = ["orthogonal", "latin_hypercube", "sobol"]
 DISTRIBUTIONS = {
@@ -195,7 +197,7 @@ def test_a_rotation_turns_the_rest_of_each_row_by_the_reflections_of_those_befor
         v = x + np.copysign(np.linalg.norm(x), x[i]) * axis
         turned.append(before @ x / np.linalg.norm(x))
         before = before @ (np.eye(dim) - 2 * np.outer(v, v) / (v @ v))
-    np.testing.assert_allclose(samplers._rotation(jnp.asarray(rows)), turned, atol=1e-12)
+    np.testing.assert_allclose(rotations._rotation(jnp.asarray(rows)), turned, atol=1e-12)
 
 
 ALMOST_PARALLEL = 1 + 1e-3 * np.random.default_rng(0).normal(size=(4, 50))
@@ -205,7 +207,7 @@ ALMOST_PARALLEL = 1 + 1e-3 * np.random.default_rng(0).normal(size=(4, 50))
     "rows", [ALMOST_PARALLEL, np.ones((4, 50)), np.zeros((4, 4)), np.diag([1.0, 1.0, 0.0])]
 )
 def test_a_rotation_is_one_where_rows_are_parallel_or_0(rows):
-    basis = np.asarray(samplers._rotation(jnp.asarray(rows, np.float32)))
+    basis = np.asarray(rotations._rotation(jnp.asarray(rows, np.float32)))
     np.testing.assert_allclose(basis @ basis.T, np.eye(len(rows)), atol=1e-6)
 
 
@@ -213,7 +215,7 @@ def test_a_rotation_is_one_where_rows_are_parallel_or_0(rows):
 def test_the_triangular_system_is_that_of_numpy(dtype):
     upper = np.triu(np.random.default_rng(0).normal(size=(9, 9))) + 3 * np.eye(9)
     right = np.random.default_rng(1).normal(size=(9, 4))
-    found = samplers._solve_in_turn(jnp.asarray(upper, dtype), jnp.asarray(right, dtype))
+    found = rotations._solve_in_turn(jnp.asarray(upper, dtype), jnp.asarray(right, dtype))
     np.testing.assert_allclose(found, np.linalg.solve(upper, right), atol=50 * np.finfo(dtype).eps)
 
 
@@ -273,8 +275,8 @@ def test_sobol_is_a_net_in_its_first_two_coordinates():
 
 @pytest.mark.parametrize(("log2_size", "dim"), [(0, 3), (1, 3), (6, 5), (3, 300)])
 def test_sobol_without_its_scramble_is_scipys(log2_size, dim):
-    directions = jnp.asarray(_sobol.direction_numbers(log2_size, dim))
-    points = np.asarray(_sobol.span(jnp.zeros(dim, np.uint32), directions)) / 2**log2_size
+    directions = jnp.asarray(sobol_points.direction_numbers(log2_size, dim))
+    points = np.asarray(sobol_points.span(jnp.zeros(dim, np.uint32), directions)) / 2**log2_size
     expected = qmc.Sobol(dim, scramble=False).random_base2(log2_size)
     assert {tuple(row) for row in points} == {tuple(row) for row in expected}
 

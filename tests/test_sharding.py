@@ -95,12 +95,12 @@ def test_two_processes_give_the_gradients_of_one_device():
     ],
 )
 def test_samples_that_cannot_be_shared_name_the_number_that_can(num_samples, group_size, message):
-    from esjax import _sharding
+    from esjax._core import placement
 
-    shards = _sharding.Shards(None, ("samples",), 4)
+    shards = placement.Shards(None, ("samples",), 4)
     with pytest.raises(ValueError, match=message):
-        _sharding.check_fits(shards, num_samples, group_size)
-    _sharding.check_fits(shards, 4 * group_size * 3, group_size)
+        placement.check_fits(shards, num_samples, group_size)
+    placement.check_fits(shards, 4 * group_size * 3, group_size)
 
 
 def test_arrays_may_be_placed_on_automatic_axes_and_are_refused_on_explicit_ones():

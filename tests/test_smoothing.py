@@ -10,7 +10,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import esjax
-from esjax import _mapping
+from esjax._core import chunks
 
 
 def _step(x):
@@ -52,7 +52,7 @@ def test_chunks_do_not_change_the_draws(chunk_size):
 @pytest.mark.parametrize(("device", "at_once"), [("cpu", 512), ("gpu", 4096), ("tpu", 4096)])
 def test_by_default_an_accelerator_works_on_more_samples_at_once(monkeypatch, device, at_once):
     monkeypatch.setattr(jax, "default_backend", lambda: device)
-    assert _mapping.at_once(4096, 1000) == at_once
+    assert chunks.at_once(4096, 1000) == at_once
 
 
 def test_chunks_smaller_than_a_group_and_left_over_groups_change_nothing():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import as_array, as_given, known
+from esjax._core.check import as_array, as_given, known
 
 Array = jax.Array
 

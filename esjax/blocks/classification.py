@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import as_classes, as_given, check_count
+from esjax._core.check import as_classes, as_given, check_count
 from esjax.blocks._arrays import as_ordered, divided, mask_like
 
 Array = jax.Array

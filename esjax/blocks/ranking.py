@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import check_count
-from esjax._products import matmul
+from esjax._core.check import check_count
+from esjax._core.products import matmul
 from esjax.blocks._arrays import (
     as_floating,
     as_ordered,

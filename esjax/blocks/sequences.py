@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._check import as_array, as_given, known, to_int32
+from esjax._core.check import as_array, as_given, known, to_int32
 
 Array = jax.Array
 

@@ -1,0 +1,66 @@
+"""Functions of the user's as JAX calls them: traced, and made of arrays; what cannot be is said in words."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from esjax._core import trees
+
+_WRAP = "esjax.host.wrap"
+_NO_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_NO_NUMBERS_TEXT = re.compile(r"Tracer\b(?!\(| has no attribute [a-z])|of concrete values|must be static int")
+"""In errors of Python and of libraries, which name the type that they cannot take, and in two of JAX's.
+
+(A tracer followed by a bracket is one's text, which any error may quote, and x.summ() is misspelt.)
+"""
+
+
+def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `function`, which raises `ValueError` where JAX cannot trace it, or its value has no arrays."""
+
+    def call(*args: Any) -> Any:
+        value = traceable(name, function)(*args)
+        trees.check_arrays(value, f"the value of {name}", f"return arrays from {name}")
+        return value
+
+    return call
+
+
+def traceable(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `function`, which raises `ValueError` where it needs the numbers of a traced array."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if _WRAP in str(error) or not _needs_numbers(error):  # or it is said already, of what it calls
+                raise
+            raise ValueError(
+                f"{name} is traced by JAX, once for all samples, when its arrays have no numbers; use "
+                "jnp.where in place of if, jax.numpy in place of NumPy, and neither float() nor .item(), let "
+                "it close over flags and sizes, as functools.partial does, or have Python called by "
+                f"{_WRAP}(python_fun, jax.ShapeDtypeStruct(shape, dtype))"
+            ) from error
+
+    return call
+
+
+def axes_of_vmap(closed: Any) -> set[str]:
+    """Returns the axes over which a traced function has collectives, that `jax.vmap` names, not a mesh."""
+    names = {str(effect.name) for effect in closed.effects if hasattr(effect, "name")}
+    return names - set(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _needs_numbers(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised of, says that a traced array is not of numbers."""
+    if error is None or isinstance(error, jax.errors.UnexpectedTracerError):
+        return False
+    is_jax = isinstance(error, _NO_NUMBERS) or _NO_NUMBERS_TEXT.search(str(error))
+    return bool(is_jax) or _needs_numbers(error.__cause__)

@@ -1,0 +1,28 @@
+"""Blocks that see scores only through decisions: an argmax, a threshold, a ranking.
+
+Such a block's smoothed value depends on x through the chances of its decisions alone, and these are known.
+So only decisions have to be sampled, not the noise behind them: conditioning on the decision takes the
+noise's share out of the gradient's variance (Rao–Blackwell), and where evaluations are cheap, the sum over
+one decision's alternatives takes that decision's share, too.
+
+A decision is a function `(x, sigma, noise) -> Law`; an estimator a function of that law and the block.
+"""
+
+from esjax.decisions._laws import Law
+from esjax.decisions.choices import argmax, ranking, threshold
+from esjax.decisions.estimators import Block, Estimator, enumeration, local_expectation, score
+from esjax.decisions.smoothing import Decision, smooth_decisions
+
+__all__ = [
+    "Block",
+    "Decision",
+    "Estimator",
+    "Law",
+    "argmax",
+    "enumeration",
+    "local_expectation",
+    "ranking",
+    "score",
+    "smooth_decisions",
+    "threshold",
+]

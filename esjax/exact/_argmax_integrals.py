@@ -1,0 +1,176 @@
+"""Quadrature behind `exact`: the chance of one label, or of every class, to be the largest.
+
+Many examples are worked on few at a time, such that a block of examples × nodes × classes stays in cache.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from esjax._core.chunks import varying_like
+from esjax._core.products import einsum
+from esjax._core.rules import with_rule
+from esjax.exact._quadrature import (
+    best_and_hazard,
+    cdf,
+    label_window,
+    log_pdf,
+    num_label_nodes,
+    num_scouts,
+    num_shared_nodes,
+    shared_nodes,
+    trapezoid,
+)
+
+Array = jax.Array
+
+FAR = 60.0
+"""Scores are clipped to ±60 σ: there, Φ is 1 and φ is 0 even in float64, so that nothing is lost."""
+
+_BLOCK_FLOATS = 2**18
+"""Examples × nodes × classes held at once, at least one example: 1 MB in float32, what the cache holds."""
+
+
+# --- many examples -----------------------------------------------------------------------------------
+
+
+def by_rows(function: Callable[..., Any], floats: int, *arrays: Array) -> Any:
+    """Applies `function`, batched over one axis, to arrays (..., K), a few examples at a time.
+
+    `floats` says how many numbers one example holds meanwhile.
+    """
+    batch = arrays[0].shape[:-1]
+    flat = tuple(array.reshape(-1, array.shape[-1]) for array in arrays)
+
+    def one(row: tuple[Array, ...]) -> Any:
+        return jax.tree.map(lambda leaf: leaf[0], function(*(array[None] for array in row)))
+
+    at_once = max(_BLOCK_FLOATS // floats, 1)
+    all_at_once = at_once >= flat[0].shape[0]
+    results = function(*flat) if all_at_once else jax.lax.map(one, flat, batch_size=at_once)
+    return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), results)
+
+
+def _flattened_under_vmap(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Returns `function`, batched over leading axes, such that `jax.vmap` only adds one more of them."""
+    apply = jax.custom_batching.custom_vmap(function)
+
+    @apply.def_vmap
+    def rule(axis_size: int, in_batched: Any, t: Array) -> Any:
+        del axis_size, in_batched
+        results = apply(t)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return cast(Callable[[Array], Any], apply)
+
+
+# --- one label ---------------------------------------------------------------------------------------
+
+
+def _win_rows(num_nodes: int, t: Array, ends: Array) -> tuple[Array, Array]:
+    """Returns `win` (B,) and its slopes (B, K) for t (B, K), by nodes between `ends` (B, 2).
+
+        win = ∫ φ(u) G(u) du,  lose = ∫ Φ(u) g(u) du,   G(u) = ∏_j Φ(u − t_j),  g = G Σ_j r(u − t_j)
+        slope_j = ∫ φ(u) G(u) r(u − t_j) du
+
+    The smaller of win and lose lives where the slopes do, however far ahead or behind the label is.
+    """
+    u, spacing = trapezoid(ends, num_nodes)
+    best, hazard = best_and_hazard(u[..., None] - t[:, None, :])
+    best = best * spacing[:, None]
+    weights = jnp.exp(log_pdf(u)) * best
+    slopes = einsum("bn,bnk->bk", weights, hazard)
+    win = weights.sum(-1)
+    lose = (cdf(u) * best * hazard.sum(-1)).sum(-1)
+    return jnp.where(win < lose, win, 1 - lose), slopes
+
+
+def _integrate(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
+    """Returns `win` (...) and its slopes (..., K) for t (..., K)."""
+    size = t.shape[-1]
+    num_nodes = num_nodes or num_label_nodes(size, t.dtype)
+    ends = by_rows(label_window, num_scouts(size, t.dtype) * size, jax.lax.stop_gradient(t))
+    return by_rows(jax.checkpoint(partial(_win_rows, num_nodes)), num_nodes * size, t, ends)
+
+
+def win(num_nodes: int | None, t: Array) -> Array:
+    """Returns the chance (...) that a label at 0 beats all its rivals at t (..., K), in units of σ.
+
+    The tangent is linear, −slopes · ṫ, and the slopes are its only residual: O(B K) memory. Higher
+    orders are those of the quadrature.
+    """
+    value, slopes = _flattened_under_vmap(partial(_integrate, num_nodes))(jax.lax.stop_gradient(t))
+    return with_rule(value, partial(_win_dot, num_nodes), (t, slopes))
+
+
+def _win_dot(num_nodes: int | None, inputs: Any, tangents: Any) -> Array:
+    (t, slopes), (t_dot, _) = inputs, tangents
+    slopes = with_rule(slopes, partial(_slopes_dot, num_nodes), t)
+    return -einsum("...k,...k->...", slopes, t_dot)
+
+
+def _slopes_dot(num_nodes: int | None, t: Array, t_dot: Array) -> Array:
+    return jax.jvp(lambda t: _integrate(num_nodes, t)[1], (t,), (t_dot,))[1]
+
+
+# --- all classes -------------------------------------------------------------------------------------
+
+
+def _sum_over_nodes(function: Callable[[Array, Array], Array], num_nodes: int, s: Array) -> Array:
+    """Returns the sum of `function(weights, hazard)` (B, K) over nodes, as many at once as fit the cache.
+
+    weights (B, nodes) = ∏_j Φ(u − s_j) du, hazard (B, nodes, K) = r(u − s).
+    """
+    u, spacing = shared_nodes(s, num_nodes)
+
+    def add(total: Array, u: Array) -> tuple[Array, None]:
+        best, hazard = best_and_hazard(u[None, :, None] - s[:, None, :])
+        return total + function(best * spacing, hazard), None
+
+    at_once = max(_BLOCK_FLOATS // s.shape[-1], 1)
+    total = varying_like(jnp.zeros_like(s), s)
+    if at_once >= u.size:
+        return add(total, u)[0]
+    u = jnp.pad(u, (0, -u.size % at_once), constant_values=FAR)  # there, every hazard is 0
+    return jax.lax.scan(jax.checkpoint(add), total, u.reshape(-1, at_once))[0]
+
+
+def _probs_rows(num_nodes: int, s: Array) -> Array:
+    return _sum_over_nodes(partial(einsum, "bn,bnk->bk"), num_nodes, s)
+
+
+def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -> Array:
+    """Returns J ṡ, J the symmetric Jacobian with J 1 = 0: Σ_j ∫ r_c r_j ∏ Φ du (ṡ_c − ṡ_j).
+
+    For a leader of p = 1 − 1e-20, the difference would be lost to rounding. So where one has most of the
+    probability (one-hot `leader`, else 0), ṡ is measured from its own, and its own row is what Σ_c ṗ_c = 0
+    leaves. That is symmetric too: the transpose, which is what reverse mode runs, is the same computation.
+    """
+    relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
+
+    def tangents(weights: Array, hazard: Array) -> Array:
+        pulled = weights * einsum("bnk,bk->bn", hazard, relative)
+        kept = einsum("bn,bnk->bk", weights * hazard.sum(-1), hazard)
+        return relative * kept - einsum("bn,bnk->bk", pulled, hazard)
+
+    others = (1 - leader) * _sum_over_nodes(tangents, num_nodes, s)
+    return others - leader * others.sum(-1, keepdims=True)
+
+
+def argmax_probs(num_nodes: int | None, s: Array) -> Array:
+    """Returns the chance of each class to be the largest, (..., K); the largest of s (..., K) is 0."""
+    num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
+    probs = by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], jax.lax.stop_gradient(s))
+    return with_rule(probs, partial(_argmax_probs_dot, num_nodes), (s, probs))
+
+
+def _argmax_probs_dot(num_nodes: int, inputs: Any, tangents: Any) -> Array:
+    """Keeps no nodes × classes block for the transpose: each example's is computed once more."""
+    (s, probs), (s_dot, _) = inputs, tangents
+    leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
+    leader = jnp.where(probs > 0.5, leader, 0)
+    rows = jax.checkpoint(partial(_probs_tangent_rows, num_nodes))
+    return by_rows(rows, num_nodes * s.shape[-1], s, leader, s_dot)

@@ -1,0 +1,148 @@
+"""What `exact` asks of its arguments, scores in units of σ, and the cases that infinite scores decide."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esjax import noise as _noise
+from esjax._core import placement
+from esjax._core.check import as_array, as_classes, as_given, check_count, check_sigma, known
+from esjax.exact._argmax_integrals import FAR
+
+Array = jax.Array
+
+
+# --- scores in units of σ, and what is infinite ------------------------------------------------------
+
+
+def standardized(scores: Array, reference: Array, finite: Array, sigma: Array) -> Array:
+    """Returns (scores − reference) / σ (..., K), −FAR where a score is not finite; zero gradients there.
+
+    The reference is a constant: probabilities do not change when all scores move together.
+    """
+    reference = jax.lax.stop_gradient(jnp.where(jnp.isfinite(reference), reference, 0))
+    s = (jnp.where(finite, scores, 0) - reference) / sigma[..., None]
+    return jnp.clip(jnp.where(finite, s, -FAR), -FAR, FAR)
+
+
+def leads(scores: Array, labels: Array, sigma: Array) -> Array:
+    """Returns by how many σ each rival (..., K) leads the label, which itself holds −FAR."""
+    reference = own(scores, labels)[..., None]
+    known = jnp.isfinite(reference)
+    finite = jnp.isfinite(scores) & known
+    leads = (jnp.where(finite, scores, 0) - jnp.where(known, reference, 0)) / sigma[..., None]
+    leads = jnp.where(finite & ~_is_label(scores, labels), leads, -FAR)
+    leads = jnp.where(jnp.isposinf(scores) & known, FAR, leads)
+    return jnp.clip(leads, -FAR, FAR)
+
+
+def _is_label(scores: Array, labels: Array) -> Array:
+    classes = jnp.arange(scores.shape[-1], dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
+    return classes == labels[..., None]
+
+
+def own(scores: Array, labels: Array) -> Array:
+    """Returns the label's score (...)."""
+    inside = jnp.clip(labels, 0, scores.shape[-1] - 1)
+    return jnp.take_along_axis(scores, inside[..., None], -1)[..., 0]
+
+
+def share(probs: Array, scores: Array, k: int) -> Array:
+    """Returns probs (..., K) where they are not decided by infinite scores, NaN where there are none."""
+    top, masked = jnp.isposinf(scores), jnp.isneginf(scores)
+    num_top = top.sum(-1, keepdims=True)
+    share = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
+    decided = jnp.where(top, share, 0)
+    few = (~masked).sum(-1, keepdims=True) <= k
+    probs = jnp.where(masked | top | (num_top >= k), decided, jnp.where(few, 1, probs))
+    valid = ~(jnp.isnan(scores).any(-1, keepdims=True) | masked.all(-1, keepdims=True))
+    return jnp.where(valid, probs, jnp.nan)
+
+
+def share_of_label(probs: Array, scores: Array, labels: Array, k: int) -> Array:
+    """Returns probs (...) where they are not decided by infinite scores."""
+    label_score, num_top = own(scores, labels), jnp.isposinf(scores).sum(-1)
+    share = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
+    decided = jnp.where(jnp.isposinf(label_score), share, 0)
+    return jnp.where(jnp.isfinite(label_score) & (num_top < k), probs, decided)
+
+
+def where_valid(probs: Array, scores: Array, labels: Array) -> Array:
+    """Returns probs (...), NaN for examples that have no answer."""
+    valid = ~(jnp.isnan(scores).any(-1) | jnp.isneginf(scores).all(-1))
+    return jnp.where(valid & (labels >= 0) & (labels < scores.shape[-1]), probs, jnp.nan)
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def check_scores(
+    name: str, scores: Any, sigma: Any, num_nodes: Any = None, *, of_classes: bool = False
+) -> tuple[Array, Array, Array]:
+    """Returns `scores`, the same in at least float32, and σ, of the batch's shape and that dtype."""
+    given = as_array(name, scores)
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {given.dtype}; convert it with .astype(jnp.float32)")
+    batch = given.shape
+    if of_classes:
+        if given.ndim < 1 or given.shape[-1] < 2:
+            raise ValueError(f"{name} has shape {given.shape}; give (..., K) of at least two classes")
+        batch = given.shape[:-1]
+    values = known(given)
+    if values is not None:
+        if np.isnan(values).any():
+            raise ValueError(f"{name} holds NaN; find where it comes from with jax.debug_nans(True)")
+        if of_classes and np.isneginf(values).all(-1).any():
+            raise ValueError(f"{name} of an example are all −inf; leave at least one class unmasked")
+    check_sigma(sigma)
+    if num_nodes is not None:
+        check_count("num_nodes", num_nodes)
+        if num_nodes < 8:
+            raise ValueError(f"num_nodes={num_nodes} is too few for an integral; use at least 8, or None")
+    wide = given if given.dtype == jnp.float64 else given.astype(jnp.float32)
+    return given, wide, broadcast("sigma", sigma, batch, wide.dtype)
+
+
+def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    value = as_array(name, as_given(name, value, "give one number, or an array").astype(dtype))
+    try:
+        return jnp.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {value.shape}, which does not broadcast to {shape}; "
+            "use one number or that shape"
+        ) from None
+
+
+def check_labels(labels: Any, scores: Array) -> Array:
+    given = as_given("labels", labels, "give integer classes")
+    if not jnp.issubdtype(given.dtype, jnp.integer) or given.shape != scores.shape[:-1]:
+        raise ValueError(
+            f"labels has dtype {given.dtype} and shape {given.shape}; "
+            f"give one integer class for each example, shape {scores.shape[:-1]}"
+        )
+    return as_classes(scores.shape[-1], labels=given)[0]
+
+
+def check_k(k: Any, scores: Array) -> None:
+    check_count("k", k)
+    if k > scores.shape[-1]:
+        raise ValueError(f"k={k} is more than the {scores.shape[-1]} classes; use k <= {scores.shape[-1]}")
+
+
+def check_noise(noise: Any, supported: tuple[str, ...]) -> None:
+    if any(noise == getattr(_noise, name) for name in supported):
+        return
+    names = {id(value): name for name, value in vars(_noise).items() if isinstance(value, _noise.Noise)}
+    raise ValueError(
+        f"noise={names.get(id(noise), repr(noise))} has no closed form here; use "
+        + " or ".join(f"esjax.noise.{name}" for name in supported)
+        + ", or sample it with esjax.smooth"
+    )
+
+
+def by_example(function: Any, options: tuple[Any, ...], scores: Array, *others: Array) -> Array:
+    """Returns `function` of scores (..., K) and what goes with them, batched over examples."""
+    return placement.by_batch(function, options, scores.ndim - 1, scores, *others)

@@ -1,0 +1,220 @@
+"""The derivative rules behind `smooth`: one pass for the first order, unbiased at every order.
+
+`estimate` is the value; its gradient comes from values of the block alone. A rule that is itself
+differentiated would ask for the block's derivative, so the two functions that `estimate`'s rule calls have
+rules of their own, which fall back on `surrogate`, whose derivatives of every order are unbiased.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Jaxpr, jaxprs_in_params
+
+from esjax._core import chunks
+from esjax._core.products import matmul
+from esjax._core.rules import with_rule
+from esjax._core.traceable import axes_of_vmap
+from esjax.diagnostics import Report
+from esjax.smoothing import _chosen, _perturbing, _report, _sums, _weights
+from esjax.smoothing._chosen import Gradients, Wanted
+from esjax.smoothing._perturbing import Inputs, Problem
+from esjax.smoothing._surrogate import surrogate
+from esjax.smoothing._weights import Values
+
+Array = jax.Array
+
+
+# --- the three functions with rules ------------------------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report | None]:
+    """Returns the mean (num_values,) of the block's values over the samples kept, and a report if wanted."""
+    if problem.informed:
+        value, saved = _sums.value_and_values(problem, key, inputs, for_derivatives=False)
+        return value, _report.report(problem, key, inputs, saved)
+
+    def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
+        total, num_kept = carry
+        values = _perturbing.evaluate(problem, inputs, _perturbing.draw(problem, key, inputs, start, count))
+        kept = _weights.keep(problem, inputs, values)
+        total = total + jnp.where(kept[:, None] > 0, values, 0).sum(0)
+        return (total, num_kept + kept.sum()), None
+
+    zeros = partial(_perturbing.zeros, problem, key)
+    (total, num_kept), _ = _perturbing.fold(problem, step, (zeros(problem.num_values), zeros()))
+    return total / num_kept, None
+
+
+def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:
+    """Returns the mean, and what `pull_back` needs: gradients (of one pass) or `Values`, as constants."""
+    held = jax.lax.stop_gradient(inputs)
+    if _sums.one_pass(problem):
+        value, saved = _sums.value_and_gradients(problem, wanted, key, held)
+    else:
+        value, saved = _sums.value_and_values(problem, key, held, for_derivatives=any(wanted[2:]))
+    return with_rule(value, partial(_value_dot, problem), (key, inputs)), saved
+
+
+def pull_back(
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Any, cotangent: Array
+) -> Gradients:
+    """Returns the gradients of ⟨cotangent, mean⟩ in the wanted inputs; evaluates f no more.
+
+    (Except for gradients in args where values were saved, which need the block again.)
+    """
+    held, saved, weights = jax.lax.stop_gradient((inputs, saved, cotangent))
+    if _sums.one_pass(problem):
+        gradients = jax.tree.map(lambda gradient: weights[0].astype(gradient.dtype) * gradient, saved)
+    else:
+        gradients = _sums.gradients_from_values(problem, wanted, key, held, saved, weights)
+    return with_rule(gradients, partial(_gradients_dot, problem, wanted), (key, inputs, cotangent))
+
+
+# --- rules -------------------------------------------------------------------------------------------
+
+
+def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Report | None], Any]:
+    """Saves one structure, whatever is perturbed: JAX keeps one, and traces this once for each pattern.
+
+    Which inputs are perturbed is said by shapes, and where nothing is saved there is an empty array.
+    """
+    wanted = tuple(leaf.perturbed for leaf in inputs)
+    _refuse_constant_args(problem, wanted)
+    key, inputs = key.value, tuple(leaf.value for leaf in inputs)
+    _refuse_axes_of_vmap(problem, inputs)
+    value, saved = value_and_saved(problem, wanted, key, inputs)
+    report = _report.report(problem, key, inputs, saved) if problem.informed else None
+    saved = jax.tree.map(lambda leaf: _NOTHING if leaf is None else leaf, saved, is_leaf=_is_none)
+    return (value, report), (tuple(_MARKS[want] for want in wanted), key, inputs, saved)
+
+
+def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[None, Gradients]:
+    """Ignores the cotangents of the report, which is a constant."""
+    marks, key, inputs, saved = residuals
+    wanted = tuple(mark.shape == _MARKS[True].shape for mark in marks)
+    if _sums.one_pass(problem):
+        saved = tuple(leaf if want else None for leaf, want in zip(saved, wanted, strict=True))
+    cotangent = cotangents[0]
+    if isinstance(cotangent, SymbolicZero):
+        cotangent = _perturbing.zeros(problem, key, problem.num_values)
+    return None, pull_back(problem, wanted, key, inputs, saved, cotangent)
+
+
+estimate.defvjp(_estimate_fwd, _estimate_bwd, symbolic_zeros=True)
+
+_NOTHING = np.zeros(0, np.float32)
+_MARKS = {False: np.zeros((0, 0), np.float32), True: np.zeros((0, 1), np.float32)}
+"""Empty arrays that say by their shapes whether an input is perturbed."""
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
+    """Raises `ValueError` where a derivative is asked in what no derivative is made of."""
+    if any(moved[number] for number in problem.constant_args):
+        raise ValueError(
+            "noise, sampler, discard or a transform closes over a value that is differentiated, and a "
+            "smoothed function has no gradient in it; close over jax.lax.stop_gradient of it"
+        )
+
+
+def _refuse_axes_of_vmap(problem: Problem, inputs: Inputs) -> None:
+    """Raises `ValueError` where the block's collectives go over an axis that `jax.vmap` names.
+
+    Its value then depends on the inputs of other examples, whose cotangents and scores a rule does not see.
+    (Those of `jax.shard_map` are in the types of values, by which JAX sums what belongs together.)
+    """
+    x, _, *args = inputs
+    if mapped := axes_of_vmap(jax.make_jaxpr(problem.fun)(x, tuple(args))):
+        raise ValueError(
+            f"fun has a collective over the axis {min(mapped)!r} of jax.vmap, and its gradient would miss "
+            "what other examples add; take the collective out of fun, or smooth a function of the whole batch"
+        )
+
+
+def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
+    (key, inputs), (_, inputs_dot) = primals, tangents
+    _refuse_constant_args(problem, _moved(inputs_dot))
+    samples = _samples(problem, key, inputs)
+
+    def value_of(inputs: Inputs) -> Array:
+        return surrogate(problem, key, inputs, samples)
+
+    return _tangent(value_of, inputs, inputs_dot)
+
+
+def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> Gradients:
+    (key, inputs, cotangent), (_, inputs_dot, cotangent_dot) = primals, tangents
+    _refuse_constant_args(problem, _moved(inputs_dot))
+    samples = _samples(problem, key, inputs)
+
+    def gradients(items: Inputs) -> Gradients:
+        *inputs, cotangent = items
+        chosen, rest = _chosen.split(wanted, tuple(inputs))
+
+        def value_of(chosen: list[Any]) -> Array:
+            return surrogate(problem, key, _chosen.join(wanted, chosen, rest), samples)
+
+        _, vjp = jax.vjp(value_of, chosen)
+        return _chosen.spread(wanted, vjp(cotangent)[0])
+
+    gradients_of, chosen, directions = _in_moved(
+        gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
+    )
+    return jax.jvp(gradients_of, (chosen,), (directions,))[1]
+
+
+def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
+    """Returns the values of all samples, which no derivative goes through."""
+    return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs), for_derivatives=True)[1]
+
+
+def _moved(tangents: Inputs) -> Wanted:
+    return tuple(tangent is not None for tangent in tangents)
+
+
+def _in_moved(
+    function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs
+) -> tuple[Callable[[list[Any]], Any], list[Any], list[Any]]:
+    """Returns `function` of those items only that have a tangent, these, and their tangents.
+
+    (The block may have no derivative in the others.)
+    """
+    moved = _moved(tangents)
+    chosen, rest = _chosen.split(moved, items)
+    directions, _ = _chosen.split(moved, tangents)
+    return lambda chosen: function(_chosen.join(moved, chosen, rest)), chosen, directions
+
+
+def _tangent(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
+    """Returns the tangent J ẋ of `function`: by forward mode, or where the block has none, row by row.
+
+    (Somebody's `jax.custom_vjp` has none, and its backward pass may be a program on the host.)
+    """
+    value_of, chosen, directions = _in_moved(function, items, tangents)
+    if not _has_custom_vjp(jax.make_jaxpr(value_of)(chosen).jaxpr):
+        return jax.jvp(value_of, (chosen,), (directions,))[1]
+    value, vjp = jax.vjp(value_of, chosen)
+    each_value = chunks.varying_like(jnp.eye(value.size, dtype=value.dtype), value)
+    (rows,) = jax.vmap(vjp)(each_value)
+    products = (
+        matmul(row.reshape(value.size, -1), direction.reshape(-1))
+        for row, direction in zip(rows, directions, strict=True)
+    )
+    return sum((jnp.real(each).astype(value.dtype) for each in products), jnp.zeros_like(value))
+
+
+def _has_custom_vjp(jaxpr: Jaxpr) -> bool:
+    return any(
+        equation.primitive.name.startswith("custom_vjp")
+        or any(_has_custom_vjp(inner) for inner in jaxprs_in_params(equation.params))
+        for equation in jaxpr.eqns
+    )

@@ -1,0 +1,284 @@
+"""`smooth` itself: what a call is given, as the vectors, problem and options that the estimator takes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esjax import baselines, noise, samplers
+from esjax._core import chunks, placement, random, trees
+from esjax._core.check import check_count, check_key, check_num_samples, check_sigma
+from esjax._core.signature import SIGNATURE
+from esjax._core.traceable import checked
+from esjax._jaxpr.hoisting import hoisted
+from esjax.diagnostics import Report
+from esjax.smoothing import _control, _derivatives, _options
+from esjax.smoothing._options import Options
+from esjax.smoothing._perturbing import Args, Problem
+
+Array = jax.Array
+
+_FLOATING = "convert it with .astype(jnp.float32), or pass it in args"
+
+
+def smooth(
+    fun: Callable[..., Any],
+    *,
+    sigma: Any,
+    num_samples: int,
+    noise: noise.Noise = noise.normal,
+    sampler: samplers.Sampler = samplers.auto,
+    baseline: baselines.Baseline = baselines.leave_one_out,
+    control: _control.Control | None = None,
+    discard: Callable[[Array], Array] | None = None,
+    chunk_size: int | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
+) -> "Smoothed":
+    r"""Smooths `fun` by random perturbations: the result has a gradient though `fun` has none.
+
+        F(x) = E[fun(x + σ ε, *args)],   ε ~ μ             value:     (1/N) Σ_n f_n
+        ∇F(x) = E[fun(x + σ ε, *args) s(ε)] / σ            gradient:  (1/N) Σ_n (f_n − b_n) s(ε_n) / σ
+
+    with N = `num_samples`, f_n = fun(x + σ ε_n, *args), the noise's score s = −∇ log μ and the
+    baseline's b_n (Berthet et al. 2020, prop. 3.1; Salimans et al. 2017, sec. 2). Both are unbiased,
+    and so are derivatives of higher order by `jax.grad` of `jax.grad` (Foerster et al. 2018).
+    Only values of `fun` are used; value and gradient together take N evaluations (one more with
+    `at_input`), and no array of N × dim numbers is needed.
+
+    Args:
+        fun: `fun(x, *args)`: a pytree of floating arrays and anything else → a pytree of floating
+            arrays. x narrower than float32 reaches it as float32, in which it is perturbed; cast it inside
+            where that is too slow. Written for one example; `jax.vmap` the smoothed function with split
+            keys. Pure: the smoothed function is compiled once for arguments of given shapes and dtypes, as
+            by `jax.jit`. It and the options below may close over traced values, and it over differentiated
+            ones.
+        sigma: σ > 0, the standard scale of the perturbations, in units of x: one number; or x's
+            structure with, for each leaf, one number or an array of the leaf's shape.
+        num_samples: N in [1, 2³¹), evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
+        noise: distribution μ of ε, from `esjax.noise` or your own.
+        sampler: how the N perturbations are drawn together, from `esjax.samplers`.
+        baseline: what is subtracted from the values, from `esjax.baselines`.
+        control: a control variate `(c, c_mean)`: `c(x, *args)` returns what `fun` does, and
+            `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable. Its scale is fitted,
+            each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1). N must be a
+            multiple of 4.
+        discard: elementwise on values → bool, such as `jnp.isnan`: samples with a value to discard are
+            left out, and the mean is over the rest. Unbiased where the faults do not depend on ε. NaN where
+            none is left. None: a NaN stays visible, in value and gradient.
+        chunk_size: samples evaluated at once; memory is O(dim) for each of them, and for each of a
+            sampler's group. None: what fits a CPU's cache, or keeps an accelerator busy. It does not change
+            what is drawn.
+        sharding: of the sample axis, such as `NamedSharding(mesh, PartitionSpec("samples"))`: the samples
+            are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
+            else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
+            A block with one value takes one all-reduce of O(dim) per gradient, others an all-gather
+            of N values too. Arrays may be placed on a mesh of automatic axes. None: no sharding.
+
+    Returns:
+        `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.
+        `key` is a JAX PRNG key, consumed by the call. `sigma` replaces σ for this call; it may be
+        traced, and is differentiated where asked. Gradients in args are pathwise: E[∂fun/∂args].
+        `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, report)`, for `has_aux=True`: an
+        `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
+        and keeps N values; with a control variate there is none.
+        Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
+        `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
+
+    Raises:
+        ValueError: an option is out of range, here; or, when called, `x` or the values are not
+            floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, `fun`
+            needs numbers where arrays are traced, with `sharding` an array is placed on explicit axes, or a
+            derivative is asked in what `noise`, `sampler`, `discard` or a transform closes over.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, esjax
+        >>> step = esjax.smooth(lambda x: jnp.where(x > 0, 1.0, 0.0), sigma=0.5, num_samples=4096)
+        >>> slope = jax.grad(step, argnums=1)(jax.random.key(0), 0.0)   # exact: φ(0) / 0.5 = 0.798
+        >>> print(f"{slope:.1f}")
+        0.8
+    """
+    num_samples = check_num_samples(num_samples)
+    chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
+    shards = None if sharding is None else placement.shards(sharding)
+    options = Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
+    _options.check(fun, options, sigma, control)
+    if control is None:
+        return Smoothed(partial(_estimate, fun, options), sigma, num_samples)
+
+    def half(fun: Callable[..., Any], num_samples: int) -> Smoothed:
+        return Smoothed(
+            partial(_estimate, fun, options._replace(num_samples=num_samples)), sigma, num_samples
+        )
+
+    return Smoothed(_control.with_control(half, fun, control, num_samples), sigma, num_samples)
+
+
+class Smoothed:
+    """A smoothed function: `smoothed(key, x, *args, sigma=None)`; see `smooth`.
+
+    Attributes:
+        num_samples: N, evaluations of the block per call.
+    """
+
+    __name__ = "smoothed"  # `jax.named_call` asks for one
+    __signature__ = SIGNATURE
+
+    def __init__(
+        self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
+    ) -> None:
+        self._parts = estimate, sigma, num_samples
+        self._forget()
+        self.num_samples = num_samples
+
+    def _forget(self) -> None:
+        """Begins without traces: after a rule that raised while it was traced, JAX cannot use the others."""
+        estimate, sigma, _ = self._parts
+        self._program = jax.jit(partial(_program, estimate, sigma), static_argnums=0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Smoothed, self._parts  # a compiled function cannot be pickled
+
+    def __repr__(self) -> str:
+        _, sigma, num_samples = self._parts
+        shown = jax.tree.map(lambda leaf: str(jax.typeof(leaf)) if np.ndim(leaf) else leaf, sigma)
+        return f"<function smoothed by num_samples={num_samples}, sigma={shown}>"
+
+    def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
+        """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
+        return self._call(False, key, x, *args, sigma=sigma)[0]
+
+    def with_info(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Report]:
+        """Returns the smoothed value, and a report on the gradient in x that its samples give."""
+        return self._call(True, key, x, *args, sigma=sigma)
+
+    def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
+        check_key(key)
+        trees.check_arrays(x, "x", "pass arrays")
+        trees.check_args(args)
+        if sigma is not None:
+            check_sigma(sigma)
+        try:
+            result = self._program(informed, key, x, *args, sigma=sigma)
+        except Exception as error:
+            self._forget()
+            if not isinstance(error, TypeError) or "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                "a smoothed function has no forward mode (jax.jvp, jax.jacfwd) of its own; use jax.grad, "
+                "jax.vjp or jax.jacrev; jax.hessian works, and so does jax.jvp of the gradient"
+            ) from error
+        random.consume(key)
+        return result
+
+
+def _program(
+    estimate: Callable[..., Any], default: Any, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+) -> tuple[Any, Report | None]:
+    return estimate(informed, key, x, *args, sigma=default if sigma is None else sigma)
+
+
+def _estimate(
+    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
+) -> tuple[Any, Report | None]:
+    """Estimates what `smooth` promises, wherever arrays are placed."""
+    placement.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
+    return placement.automatic(partial(_estimate_vectors, fun, options, informed), key, x, sigma, *args)
+
+
+def _estimate_vectors(
+    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
+) -> tuple[Any, Report | None]:
+    """Estimates on vectors what `smooth` promises for pytrees."""
+    key, x, sigma = jax.tree.map(trees.canonical, (key, x, sigma))
+    trees.check_floating(x, "x", _FLOATING)
+    scales = trees.check_sigma_fits(sigma, x)
+    data, as_key = random.data_of(key)
+    data, x, scales, args = chunks.varying_alike((data, x, scales, args))
+    problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    if chunks.varies_more(leaves, data):  # what fun or an option closes over does
+        data, x, scales, args = chunks.varying_like((data, x, scales, args), leaves)
+        problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    vectors = trees.flatten(x, problem.dtype), trees.flatten_sigma(scales, x, problem.dtype)
+    value, report = _derivatives.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
+    return unflatten(value), jax.lax.stop_gradient(report)
+
+
+def _problem(
+    fun: Callable[..., Any],
+    options: Options,
+    informed: bool,
+    as_key: Callable[[Array], Any],
+    data: Array,
+    x: Any,
+    args: tuple[Any, ...],
+) -> tuple[Problem, Args, Callable[[Array], Any]]:
+    """Returns the problem, the arrays that it takes beside x and σ, and what gives values their structure.
+
+    Whatever traced values `fun` and the options close over are among those arrays, so that a derivative rule
+    may be called where those tracers are not valid. Narrow floating arrays are widened, so that gradients in
+    them are summed, and x is perturbed, in float32.
+    """
+    wide = jax.tree.map(trees.widen, x)
+    call, values, fun_consts = hoisted(checked("fun", fun), wide, *args)
+    trees.check_floating(values, "the value of fun", "return floating arrays from fun")
+    dtype = trees.accumulator_dtype((wide, values))
+    dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
+    groups = options.sampler(options.num_samples, dim, options.noise)
+    _options.check_groups(options, groups)
+    placement.check_fits(options.shards, options.num_samples, groups.size)
+    any_values = chunks.varying_like(jnp.zeros(num_values, dtype), data)
+    functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
+    given, treedef = jax.tree.flatten((args, fun_consts, consts))
+    leaves, restore = trees.plain([trees.canonical(leaf) for leaf in given])
+    unflatten_x = trees.unflattener(wide)
+
+    def block(z: Array, leaves: Args) -> Array:
+        args, consts, _ = jax.tree.unflatten(treedef, restore(leaves))
+        return trees.flatten(call(consts, unflatten_x(z), *args), dtype)
+
+    def of_option(name: str) -> Any:
+        function = getattr(functions, name)
+
+        def with_leaves(leaves: Args, *arrays: Any) -> Any:
+            return function(jax.tree.unflatten(treedef, restore(leaves))[2][name], *arrays)
+
+        return None if function is None else with_leaves
+
+    is_constant = jax.tree.map(lambda _: False, (args, fun_consts, consts))
+    for name in ("draw", "score", "discard", "transform"):
+        is_constant[2][name] = [True] * len(consts[name])
+    evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
+    problem = Problem(
+        fun=block,
+        **{name: of_option(name) for name in functions._fields},
+        averages=_options.averages(options.baseline, groups.size, options.num_samples),
+        is_uniform=chunks.vary_alike((data, leaves)),
+        constant_args=frozenset((2 + np.flatnonzero(jax.tree.leaves(is_constant))).tolist()),
+        as_key=as_key,
+        group_size=groups.size,
+        num_samples=options.num_samples,
+        evaluated_at_once=evaluated,
+        drawn_at_once=drawn,
+        shards=options.shards,
+        informed=informed,
+        dim=dim,
+        num_values=num_values,
+        dtype=dtype,
+    )
+    is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
+    own = jax.eval_shape(fun, x, *args) if is_narrow else values
+    return problem, leaves, trees.unflattener(own)
+
+
+def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:
+    """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups."""
+    num_samples, chunk_size = options.num_samples, options.chunk_size
+    if options.shards is not None:
+        num_samples //= options.shards.num_devices
+    if chunk_size is not None:
+        return chunk_size, min(-(-chunk_size // group_size) * group_size, num_samples)
+    drawn = chunks.at_once(num_samples, width, group_size)
+    return drawn, drawn

@@ -1,0 +1,107 @@
+"""What scores are weighted with: values f_n less their baselines b_n, and 0 where a sample is discarded."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esjax.smoothing import _perturbing
+from esjax.smoothing._perturbing import Inputs, Problem
+
+Array = jax.Array
+
+
+class Values(NamedTuple):
+    """The values of all samples, where one pass is not enough.
+
+    Attributes:
+        values: (num_samples, num_values), 0 where discarded.
+        kept: (num_samples,) 1 or, where discarded, 0.
+        at_input: f(x) (num_values,), where the baseline asks for it.
+        sound: ε (dim,) of a sample that was kept, where it is asked for and some may be discarded, else (0,).
+    """
+
+    values: Array
+    kept: Array
+    at_input: Array
+    sound: Array
+
+
+# --- which samples are kept ---------------------------------------------------------------------------
+
+
+def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:
+    """Returns (count,) 1 for each row of values (count, num_values) to keep, 0 for one to leave out."""
+    if problem.discard is None:
+        return jnp.ones(values.shape[0], problem.dtype)
+    is_faulty = jax.vmap(partial(problem.discard, inputs[2:]))(values)
+    return 1 - is_faulty.astype(problem.dtype)
+
+
+def kept_samples(problem: Problem, eps: Array, kept: Array, saved: Values) -> Array:
+    """Puts the ε of a sample that was kept in place of those that were not.
+
+    Their values are given no weight, but 0 times the derivative of a faulty one may be NaN.
+    """
+    return eps if problem.discard is None else jnp.where(kept[:, None] > 0, eps, saved.sound[None])
+
+
+def mean(saved: Values) -> Array:
+    """Returns the mean (num_values,) over the samples kept."""
+    return saved.values.sum(0) / saved.kept.sum()
+
+
+# --- f − b ------------------------------------------------------------------------------------------
+
+
+def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
+    """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
+    values, kept, f_x, _ = saved
+    in_group = _perturbing.group_sums(kept, problem.group_size)
+    alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
+    own, total = (jnp.where(alone, 0, c) for c in coefficients(problem, inputs, in_group, kept.sum()))
+    if problem.transform is not None:
+        transform = partial(problem.transform, inputs[2:])
+        values = jax.vmap(transform, in_axes=(1, None), out_axes=1)(values, kept)
+        rest = jnp.zeros_like(own) if problem.at_input is None else -problem.at_input(inputs[2:]) * kept
+    else:
+        values = values - _offset(problem, saved, alone)[None]
+        rest = rest_at_input(problem, inputs, own, total, in_group, kept.sum())
+    values = jnp.where(kept[:, None] > 0, values, 0)
+    sums = _perturbing.group_sums(values, problem.group_size)
+    baselines = own[:, None] * sums + total[:, None] * values.sum(0)[None] - rest[:, None] * f_x[None]
+    return jnp.where(kept[:, None] > 0, values - baselines, 0)
+
+
+def _offset(problem: Problem, saved: Values, alone: Array) -> Array:
+    """Returns what is taken off all values (num_values,) before they are compared, which float32 needs."""
+    if problem.at_input is not None or not problem.averages:
+        return saved.at_input
+    return jnp.where(alone.any(), 0, saved.values.sum(0) / saved.kept.sum())
+
+
+def coefficients(problem: Problem, inputs: Inputs, in_group: Array, in_all: Any) -> tuple[Array, Array]:
+    """Returns the baseline's `(own, total)` of samples whose groups have `in_group`, all (count,)."""
+    own, total = problem.coefficients(inputs[2:], in_group, jnp.full_like(in_group, in_all))
+    return jnp.broadcast_to(own, in_group.shape), jnp.broadcast_to(total, in_group.shape)
+
+
+def rest_at_input(
+    problem: Problem, inputs: Inputs, own: Array, total: Array, in_group: Array, in_all: Any
+) -> Any:
+    """Returns how much of f(x) is in f_n − b_n, beside sums of f − f(x): 0 where b_n is an average.
+
+        f_n − own S_group − total S − share f(x) = (f_n − f(x)) − own S'_group − total S' + rest f(x)
+
+    with S' the sums of f − f(x), so rest = 1 − share − own size_group − total N.
+    """
+    if problem.at_input is None:
+        return jnp.zeros_like(own)
+    return 1 - problem.at_input(inputs[2:]) - own * in_group - total * in_all
+
+
+def block_at_input(problem: Problem, inputs: Inputs, saved: Values) -> Array:
+    """Returns f(x) (num_values,), evaluating it only where the baseline did not."""
+    x, _, *args = inputs
+    return problem.fun(x, tuple(args)) if problem.at_input is None else saved.at_input
