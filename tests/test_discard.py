@@ -152,3 +152,18 @@ def test_gradients_in_args_of_many_rbg_keys_are_finite_and_right():
     density = norm.pdf(z - 0.1) / norm.pdf(z - 0.1).sum()
     exact = (density * np.sqrt(z)).sum() / (2 * 2**0.5)
     assert abs(slopes.mean() - exact) < 4 * slopes.std() / len(keys) ** 0.5
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_where_all_samples_are_discarded_second_derivatives_are_nan_too(outputs):
+    smoothed = esjax.smooth(
+        lambda x, a: a**3 * jnp.where(x > 0, 1.0, 0.5) * jnp.ones(outputs),
+        sigma=0.5,
+        num_samples=8,
+        discard=lambda values: values > -1,
+    )
+
+    def function(x, a):
+        return smoothed(jax.random.PRNGKey(0), x, a).sum()
+
+    assert np.isnan(jnp.array(jax.jit(jax.hessian(function, (0, 1)))(0.1, 2.0))).all()

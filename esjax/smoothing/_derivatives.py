@@ -148,7 +148,7 @@ def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
     def value_of(inputs: Inputs) -> Array:
         return surrogate(problem, key, inputs, samples)
 
-    return _tangent(value_of, inputs, inputs_dot)
+    return _nan_of_none(samples, _tangent(value_of, inputs, inputs_dot))
 
 
 def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> Gradients:
@@ -169,7 +169,12 @@ def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any
     gradients_of, chosen, directions = _in_moved(
         gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
     )
-    return jax.jvp(gradients_of, (chosen,), (directions,))[1]
+    return _nan_of_none(samples, jax.jvp(gradients_of, (chosen,), (directions,))[1])
+
+
+def _nan_of_none(samples: Values, tangents: Any) -> Any:
+    """Returns NaN where all samples are discarded, whose sums are 0."""
+    return jax.tree.map(lambda leaf: jnp.where(samples.kept.sum() > 0, leaf, jnp.nan), tangents)
 
 
 def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
