@@ -205,9 +205,16 @@ MUTATIONS = [
         "test_discard.py",
     ),
     Mutation(
+        "derivatives of 0 where all is discarded",
+        "smoothing/_surrogate.py",
+        "    is_none = num_kept == 0 ",
+        "    is_none = num_kept < 0 ",
+        "test_discard.py",
+    ),
+    Mutation(
         "second derivatives with what was discarded",
         "smoothing/_surrogate.py",
-        "jnp.where(kept[:, None] > 0, terms, 0).sum(0)",
+        "jnp.where((kept[:, None] > 0) | is_none, terms, 0).sum(0)",
         "terms.sum(0)",
         "test_discard.py",
     ),
@@ -277,7 +284,7 @@ MUTATIONS = [
     Mutation(
         "a gradient that misses other examples",
         "smoothing/_derivatives.py",
-        "    _refuse_axes_of_vmap(problem, inputs)\n    value",
+        "    refuse_axes_of_vmap(jax.make_jaxpr(problem.fun)(inputs[0], inputs[2:]))\n    value",
         "    value",
         "test_smoothing.py",
     ),

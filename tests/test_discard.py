@@ -155,7 +155,7 @@ def test_gradients_in_args_of_many_rbg_keys_are_finite_and_right():
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_where_all_samples_are_discarded_second_derivatives_are_nan_too(outputs):
+def test_where_all_samples_are_discarded_derivatives_of_all_orders_are_nan(outputs):
     smoothed = esjax.smooth(
         lambda x, a: a**3 * jnp.where(x > 0, 1.0, 0.5) * jnp.ones(outputs),
         sigma=0.5,
@@ -166,4 +166,7 @@ def test_where_all_samples_are_discarded_second_derivatives_are_nan_too(outputs)
     def function(x, a):
         return smoothed(jax.random.PRNGKey(0), x, a).sum()
 
+    slope = jax.grad(function, 1)
     assert np.isnan(jnp.array(jax.jit(jax.hessian(function, (0, 1)))(0.1, 2.0))).all()
+    for third in (jax.hessian(slope, (0, 1)), jax.jacrev(jax.jacrev(slope, (0, 1)), (0, 1))):
+        assert np.isnan(jnp.array(jax.jit(third)(0.1, 2.0))).all()

@@ -52,10 +52,18 @@ def traceable(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def axes_of_vmap(closed: Any) -> set[str]:
-    """Returns the axes over which a traced function has collectives, that `jax.vmap` names, not a mesh."""
-    names = {str(effect.name) for effect in closed.effects if hasattr(effect, "name")}
-    return names - set(jax.sharding.get_abstract_mesh().manual_axes)
+def refuse_axes_of_vmap(traced: Any) -> None:
+    """Raises `ValueError` where `fun`, as a jaxpr, has collectives over an axis that `jax.vmap` names.
+
+    Its value then depends on the inputs of other examples, whose cotangents and scores an estimator of one
+    does not see. (Those of `jax.shard_map` are in the types of values, by which JAX sums what belongs there.)
+    """
+    names = {str(effect.name) for effect in traced.effects if hasattr(effect, "name")}
+    if mapped := names - set(jax.sharding.get_abstract_mesh().manual_axes):
+        raise ValueError(
+            f"fun has a collective over the axis {min(mapped)!r} of jax.vmap, and its gradient would miss "
+            "what other examples add; take the collective out of fun, or smooth a function of the whole batch"
+        )
 
 
 def _needs_numbers(error: BaseException | None) -> bool:

@@ -11,7 +11,7 @@ from esjax import noise as _noise
 from esjax._core import chunks, placement, trees
 from esjax._core.check import check_count, check_key, check_num_samples, check_sigma, one_of
 from esjax._core.signature import SIGNATURE
-from esjax._core.traceable import axes_of_vmap, checked, traceable
+from esjax._core.traceable import checked, refuse_axes_of_vmap, traceable
 from esjax.decisions._laws import Law
 from esjax.decisions.estimators import Estimator, score
 
@@ -179,9 +179,5 @@ def _shape_of_values(fun: Callable[..., Any], decisions: Any, args: tuple[Any, .
             "fun, or smooth a function of scores by esjax.smooth"
         ) from error
     trees.check_floating(shape, "the value of fun", "return floating arrays from fun")
-    if mapped := axes_of_vmap(closed):
-        raise ValueError(
-            f"fun has a collective over the axis {min(mapped)!r} of jax.vmap, and its gradient would miss "
-            "what decisions of other examples add; smooth a function of the whole batch of decisions"
-        )
+    refuse_axes_of_vmap(closed)
     return shape

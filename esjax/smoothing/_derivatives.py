@@ -18,7 +18,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 from esjax._core import chunks
 from esjax._core.products import matmul
 from esjax._core.rules import with_rule
-from esjax._core.traceable import axes_of_vmap
+from esjax._core.traceable import refuse_axes_of_vmap
 from esjax.diagnostics import Report
 from esjax.smoothing import _chosen, _perturbing, _report, _sums, _weights
 from esjax.smoothing._chosen import Gradients, Wanted
@@ -87,7 +87,7 @@ def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array,
     wanted = tuple(leaf.perturbed for leaf in inputs)
     _refuse_constant_args(problem, wanted)
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
-    _refuse_axes_of_vmap(problem, inputs)
+    refuse_axes_of_vmap(jax.make_jaxpr(problem.fun)(inputs[0], inputs[2:]))
     value, saved = value_and_saved(problem, wanted, key, inputs)
     report = _report.report(problem, key, inputs, saved) if problem.informed else None
     saved = jax.tree.map(lambda leaf: _NOTHING if leaf is None else leaf, saved, is_leaf=_is_none)
@@ -126,20 +126,6 @@ def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
         )
 
 
-def _refuse_axes_of_vmap(problem: Problem, inputs: Inputs) -> None:
-    """Raises `ValueError` where the block's collectives go over an axis that `jax.vmap` names.
-
-    Its value then depends on the inputs of other examples, whose cotangents and scores a rule does not see.
-    (Those of `jax.shard_map` are in the types of values, by which JAX sums what belongs together.)
-    """
-    x, _, *args = inputs
-    if mapped := axes_of_vmap(jax.make_jaxpr(problem.fun)(x, tuple(args))):
-        raise ValueError(
-            f"fun has a collective over the axis {min(mapped)!r} of jax.vmap, and its gradient would miss "
-            "what other examples add; take the collective out of fun, or smooth a function of the whole batch"
-        )
-
-
 def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
     (key, inputs), (_, inputs_dot) = primals, tangents
     _refuse_constant_args(problem, _moved(inputs_dot))
@@ -148,7 +134,7 @@ def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
     def value_of(inputs: Inputs) -> Array:
         return surrogate(problem, key, inputs, samples)
 
-    return _nan_of_none(samples, _tangent(value_of, inputs, inputs_dot))
+    return _tangent(value_of, inputs, inputs_dot)
 
 
 def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> Gradients:
@@ -169,12 +155,7 @@ def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any
     gradients_of, chosen, directions = _in_moved(
         gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
     )
-    return _nan_of_none(samples, jax.jvp(gradients_of, (chosen,), (directions,))[1])
-
-
-def _nan_of_none(samples: Values, tangents: Any) -> Any:
-    """Returns NaN where all samples are discarded, whose sums are 0."""
-    return jax.tree.map(lambda leaf: jnp.where(samples.kept.sum() > 0, leaf, jnp.nan), tangents)
+    return jax.jvp(gradients_of, (chosen,), (directions,))[1]
 
 
 def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:

@@ -34,6 +34,8 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
     Mao et al. 2019). ε of a moved x is ε σ₀/σ + (x₀ − x)/σ, so that the ε drawn is the ε scored.
     """
     constant, saved = jax.lax.stop_gradient((inputs, saved))
+    num_kept = saved.kept.sum()
+    is_none = num_kept == 0  # then NaN, to every order: a sum of nothing would have derivatives of 0
     baselines = saved.values - _weights.weights(problem, constant, saved)
 
     @jax.checkpoint
@@ -43,7 +45,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
         values = _perturbing.evaluate(problem, inputs, eps)
         box = jnp.exp(_log_ratio(problem, eps, inputs, constant))[:, None]
         terms = values * box + chunk * (1 - box)
-        return jnp.where(kept[:, None] > 0, terms, 0).sum(0)
+        return jnp.where((kept[:, None] > 0) | is_none, terms, 0).sum(0)
 
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:
         chunk = jax.lax.dynamic_slice_in_dim(baselines, start, count)
@@ -51,7 +53,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
         return total + total_of(start, chunk, kept, inputs), None
 
     total, _ = _perturbing.fold(problem, step, _perturbing.zeros(problem, key, problem.num_values))
-    return total / saved.kept.sum()
+    return total / jnp.where(is_none, jnp.nan, num_kept)
 
 
 def _log_ratio(problem: Problem, eps: Array, inputs: Inputs, constant: Inputs) -> Array:
