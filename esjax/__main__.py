@@ -1,4 +1,4 @@
-"""`esjax` and `python -m esjax`: the command line, where its packages are installed."""
+"""`esjax` and `python -m esjax`: the command line, if its packages are installed."""
 
 import os
 import signal

@@ -68,7 +68,7 @@ none = Baseline()
 """b_n = 0: the plain estimator, whose variance grows with the square of the block's offset."""
 
 at_input = Baseline(at_input=1.0)
-"""b_n = f(x): one more evaluation; poor where f(x) is far from E[f(x + σ ε)], which is often so."""
+"""b_n = f(x): one more evaluation; poor where f(x) is far from E[f(x + σ ε)], as it often is."""
 
 leave_one_out = Baseline(_leave_one_out, least_groups=2)
 """b_n = mean of f over all samples outside the group of n (Kool et al. 2019, eq. 8, for groups of one).

@@ -37,8 +37,8 @@ class Report(NamedTuple):
     Attributes:
         num_samples: N.
         num_discarded: samples that `discard` left out.
-        share_changed: share of the samples kept whose value is not f(x), but for rounding: if 0, there is no
-            gradient. (If f(x) is itself a value to discard, it is 1, and the bias NaN.)
+        share_changed: share of the samples kept whose value differs from f(x) by more than rounding: if 0,
+            there is no gradient. (If f(x) is itself a value to discard, it is 1, and the bias is NaN.)
         effective_samples: (Σ |w_n|)² / Σ w_n², w_n = f_n − b_n: how many samples carry the gradient.
         bias: ‖F̂ − f(x)‖, what smoothing changes in the value.
         value_error: standard error of the value F̂, Euclidean over several values.
@@ -69,13 +69,13 @@ class Report(NamedTuple):
     def cosine(self) -> Array:
         """Cosine between the gradients of two halves of the samples, averaged over halves.
 
-        ⟨g₁, g₂⟩ / (‖g₁‖ ‖g₂‖) = ‖∇F‖² / (‖∇F‖² + 2 error²): each half has √2 of the error.
+        ⟨g₁, g₂⟩ / (‖g₁‖ ‖g₂‖) = ‖∇F‖² / (‖∇F‖² + 2 error²): each half has √2 times the error.
         """
         ratio = self.signal_to_noise**2
         return jnp.where(jnp.isinf(ratio), 1, ratio / (ratio + 2))
 
     def num_samples_for(self, signal_to_noise: float) -> Array:
-        """Returns the N for a wanted signal-to-noise: errors fall with 1/√N. It is inf without a signal.
+        """Returns the N for a wanted signal-to-noise: errors fall with 1/√N. Without a signal, it is inf.
 
         Raises:
             ValueError: `signal_to_noise` is not a finite number > 0.
@@ -113,13 +113,13 @@ def diagnose(smoothed: Any, key: Any, x: Any, *args: Any, sigma: Any = None) -> 
 
     Args:
         smoothed: from `esjax.smooth`.
-        key: a PRNG key; with the same one, a call has the same samples.
+        key: a PRNG key; with the same key, a call has the same samples.
         x: as for the call.
         *args: as for the call.
         sigma: σ in place of that of `smoothed`.
 
     Raises:
-        ValueError: as the call; or `smoothed` is not from `esjax.smooth`, or has a control variate.
+        ValueError: as for the call; or `smoothed` is not from `esjax.smooth`, or has a control variate.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -142,21 +142,21 @@ def _check_smoothed(smoothed: Any) -> None:
 
 def _check_reports(reports: Any) -> None:
     if not isinstance(reports, Report):
-        raise ValueError(f"reports={reports!r} is no Report; pass what smoothed.with_info reports")
+        raise ValueError(f"reports={reports!r} is not a Report; pass what smoothed.with_info reports")
 
 
 def combined(reports: Report, *, axis: int | None = None) -> Report:
-    """Makes one report of those of independent gradients, such as one for each example of a batch.
+    """Combines the reports of independent gradients, such as one for each example of a batch, into one.
 
-    Together they are one long gradient: squares of norms and errors add, ‖g‖² = Σ_b ‖g_b‖², numbers of
-    samples too; shares and effective samples are those of all samples.
+    Together they are one long gradient: squares of norms and errors add up, ‖g‖² = Σ_b ‖g_b‖², as do numbers
+    of samples; shares and effective samples are those of all samples.
 
     Args:
         reports: a report whose arrays have axes, as `jax.vmap` of `with_info` gives.
-        axis: which axis goes. None: all.
+        axis: the axis to combine. None: all.
 
     Raises:
-        ValueError: `reports` is no report, or its arrays have no axes, or not that one.
+        ValueError: `reports` is not a `Report`, or its arrays have no axes, or not that one.
     """
     _check_reports(reports)
     ndim = jnp.ndim(reports.num_samples)
@@ -182,17 +182,17 @@ def combined(reports: Report, *, axis: int | None = None) -> Report:
 
 
 def evaluations_per_second(smoothed: Any, key: Any, x: Any, *args: Any, num_calls: int = 5) -> float:
-    """Returns how many evaluations of the block a second has, for value and gradient in x, compiled.
+    """Returns how many evaluations of the block are made per second, for value and gradient in x, compiled.
 
     Args:
         smoothed: from `esjax.smooth`.
         key: a PRNG key.
         x: as for the call.
         *args: as for the call.
-        num_calls: the median of so many calls is taken, ≥ 1, after one that warms up.
+        num_calls: how many calls, ≥ 1, to take the median of, after one that warms up.
 
     Raises:
-        ValueError: as the call; `smoothed` is not from `esjax.smooth`, or `num_calls` is out of range.
+        ValueError: as for the call; `smoothed` is not from `esjax.smooth`, or `num_calls` is out of range.
     """
     _check_smoothed(smoothed)
     check_count("num_calls", num_calls)
@@ -226,7 +226,7 @@ def plot(reports: Report, *, steps: Any = None) -> Any:
         A `matplotlib.figure.Figure`, to be shown or saved. matplotlib is not a dependency of the core.
 
     Raises:
-        ValueError: `reports` is no report, or its arrays or `steps` are not (T,).
+        ValueError: `reports` is not a `Report`, or its arrays or `steps` are not (T,).
     """
     from matplotlib.figure import Figure
 

@@ -11,8 +11,8 @@ Every coordinate of ε is drawn by itself. E[s²] is the variance that the score
 | `cauchy` | none | none | 1/2 | yes |
 | `triangular` | 0 | 1/6 | infinite | yes |
 
-`laplace` and `triangular` have a density with a kink. Gradients in x and σ are right, but derivatives of
-the second order would need the derivative of the score at the kink, which autodiff does not see: they raise.
+`laplace` and `triangular` have a density with a kink. Gradients in x and σ are right, but second derivatives
+would need the derivative of the score at the kink, which autodiff does not see: they raise.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Noise(NamedTuple):
     symmetric: bool
 
     def __reduce__(self) -> Any:
-        """Pickles a noise of this module by its name, so that another process has the same."""
+        """Pickles a noise of this module by its name, so that another process gets the same one."""
         name = next((name for name in __all__ if globals().get(name) is self), None)
         return name or (Noise, tuple(self))
 

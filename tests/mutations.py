@@ -45,7 +45,7 @@ MUTATIONS = [
     ),
     Mutation(
         "σ's gradient without the density's normaliser",
-        "smoothing/_sums.py",
+        "smoothing/_perturbing.py",
         "in_sigma = (in_x * eps - 1) *",
         "in_sigma = (in_x * eps) *",
         "test_smoothing.py test_unbiased.py",
@@ -59,9 +59,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the same draws for every group",
-        "smoothing/_perturbing.py",
-        "return problem.draw(inputs[2:], jax.random.fold_in(key, group))",
-        "return problem.draw(inputs[2:], jax.random.fold_in(key, 0 * group))",
+        "smoothing/_samples.py",
+        "return problem.perturbing.draw(inputs[2:], jax.random.fold_in(key, group))",
+        "return problem.perturbing.draw(inputs[2:], jax.random.fold_in(key, 0 * group))",
         "test_smoothing.py test_samplers.py",
     ),
     Mutation(
@@ -73,7 +73,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the last chunk dropped",
-        "smoothing/_perturbing.py",
+        "smoothing/_folding.py",
         "    if rest:\n        sums, out = step(sums, first + jnp.int32(full * size), rest)",
         "    if rest:\n        _, out = step(sums, first + jnp.int32(full * size), rest)",
         "test_estimator.py test_smoothing.py",
@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "second derivatives without the box",
         "smoothing/_surrogate.py",
-        "terms = values * box + chunk * (1 - box)",
-        "terms = values * jax.lax.stop_gradient(box) + 0 * chunk",
+        "terms = values * box + own_baselines * (1 - box)",
+        "terms = values * jax.lax.stop_gradient(box) + 0 * own_baselines",
         "test_smoothing.py test_unbiased.py",
     ),
     Mutation(
@@ -157,7 +157,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the same samples on every device",
-        "smoothing/_perturbing.py",
+        "smoothing/_folding.py",
         "first = jax.lax.axis_index(axes) * samples_of_device(problem)",
         "first = jnp.int32(0)",
         "test_sharding.py",
@@ -297,7 +297,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a silent 0 in what discard closes over",
-        "smoothing/_smooth.py",
+        "smoothing/_vectors.py",
         'for name in ("draw", "score", "discard", "transform"):',
         'for name in ("draw", "score", "transform"):',
         "test_smoothing.py",
@@ -311,14 +311,14 @@ MUTATIONS = [
     ),
     Mutation(
         "infinite coordinates move",
-        "smoothing/_surrogate.py",
+        "smoothing/_perturbing.py",
         "is_fixed = jnp.isinf(x0)",
         "is_fixed = jnp.isnan(x0)",
         "test_estimator.py",
     ),
     Mutation(
         "noise of infinite coordinates in σ's gradient",
-        "smoothing/_sums.py",
+        "smoothing/_perturbing.py",
         "(~jnp.isinf(x)[None])",
         "(~jnp.isnan(x)[None])",
         "test_estimator.py",
@@ -338,17 +338,24 @@ MUTATIONS = [
         "test_baselines.py",
     ),
     Mutation(
+        "the offset of each device kept",
+        "smoothing/_weights.py",
+        "return sums[0] + (shift * num_samples - centred_sum) * sums[1]",
+        "return sums[0] - centred_sum * sums[1]",
+        "test_weights.py",
+    ),
+    Mutation(
         "derivatives of the block at faulty samples",
         "smoothing/_weights.py",
-        "return eps if problem.discard is None else jnp.where(kept[:, None] > 0, eps, saved.sound[None])",
-        "return eps",
+        "    return jax.tree.map(where_kept, drawn, saved.sound)",
+        "    return drawn",
         "test_discard.py",
     ),
     Mutation(
         "standard errors as if groups were of one size",
         "smoothing/_report.py",
-        "squares - 2 * (total * shared).sum() + square_shares * (total**2).sum()",
-        "squares - (total**2).sum() * size / problem.num_samples",
+        "sums.squares - 2 * (total * shared).sum() + sums.square_shares * (total**2).sum()",
+        "sums.squares - (total**2).sum() * size / problem.num_samples",
         "test_diagnostics.py",
     ),
     Mutation(
@@ -367,7 +374,7 @@ MUTATIONS = [
     ),
     Mutation(
         "narrow x perturbed as it is",
-        "smoothing/_smooth.py",
+        "smoothing/_vectors.py",
         "wide = jax.tree.map(trees.widen, x)",
         "wide = x",
         "test_smoothing.py",

@@ -192,7 +192,7 @@ def test_costs_are_of_the_functions_that_were_given():
 
 
 def test_a_section_that_is_none_is_refused():
-    with pytest.raises(SystemExit, match="--only speed is no section; choose from batches"):
+    with pytest.raises(SystemExit, match="--only speed is not a section; choose from batches"):
         command.main(command.Options(only=("speed",)))
 
 

@@ -163,11 +163,11 @@ def test_errors_of_many_values_by_gram_matrices_are_those_of_the_sums(sampler, m
         return jnp.where(x[:, None] > x[None, :], 1.0, 0.0)
 
     report = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
-    direct = esjax.smoothing._report._squared_sum
+    direct = esjax.smoothing._perturbing._squared_sum
     padded = lambda weights, scores: direct(  # noqa: E731  # so long a group that its array is the smaller
         jnp.pad(weights, [(0, 0), (0, 200), (0, 0)]), jnp.pad(scores, [(0, 0), (0, 200), (0, 0)])
     )
-    monkeypatch.setattr(esjax.smoothing._report, "_squared_sum", padded)
+    monkeypatch.setattr(esjax.smoothing._perturbing, "_squared_sum", padded)
     again = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
     np.testing.assert_allclose(report.gradient_error, again.gradient_error, rtol=1e-4)
 

@@ -520,7 +520,7 @@ class NoArray:
         ((1.0, 2.0), "has structure .* instead of"),
         (None, "has structure .* instead of"),
         (np.ma.masked, r"has masked numbers; fill them"),
-        (NoArray(), "NumPy makes no array .on a GPU.; return"),
+        (NoArray(), "NumPy cannot turn into an array .on a GPU.; return"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(value, message):
@@ -552,7 +552,7 @@ def test_a_gradient_that_would_pass_through_is_refused_and_the_remedy_gives_one(
 @pytest.mark.parametrize("value", ["cat", np.array(["cat", "dog"])])
 def test_text_is_refused_and_the_remedy_says_what_to_pass(value):
     with pytest.raises(
-        ValueError, match=r"args\[1\]=.*cat.* is no array.*pass an index.*close over the table"
+        ValueError, match=r"args\[1\]=.*cat.* is not an array.*pass an index.*close over the table"
     ):
         esjax.host.wrap(host_functions.count, NUMBER)(X, value)
 

@@ -154,7 +154,7 @@ SMOOTH = {
         "discard=.*together with control",
         "use one of the two",
     ),
-    "noise text": (_smooth(noise="normal"), "noise='normal' is no Noise", r"pass esjax\.noise\.normal its"),
+    "noise text": (_smooth(noise="normal"), "noise='normal' is not a Noise", r"pass esjax\.noise\.normal"),
     "noise misspelt": (
         _smooth(noise="gaussian"),
         "noise='gaussian'",
@@ -183,8 +183,8 @@ SMOOTH = {
     "key nnx.Rngs": (_smooth(key=nnx.Rngs(0)), "key is an nnx.Rngs", r"pass one, such as rngs\(\)"),
     "key a stream": (_smooth(key=nnx.Rngs(0).noise), "key is an nnx.RngStream", r"or rngs\.params\(\)"),
     "keys": (_smooth(key=jax.random.split(KEY, 3)), r"key=key<fry>\[3\] " + _ONE_KEY, "jax.vmap over"),
-    "x text": (_smooth("a"), "x='a' is no array", "pass arrays"),
-    "x objects": (_smooth(np.array([None])), "x=array.*is no array", "pass arrays"),
+    "x text": (_smooth("a"), "x='a' is not an array", "pass arrays"),
+    "x objects": (_smooth(np.array([None])), "x=array.*is not an array", "pass arrays"),
     "x integer": (_smooth(1), "x has dtype int32", r"astype\(jnp\.float32\)"),
     "x complex": (_smooth(1j), "x has dtype complex64", r"\(z\.real, z\.imag\), and jax\.lax\.complex"),
     "x a key": (_smooth(KEY), "x has dtype key", "pass it in args"),
@@ -198,16 +198,16 @@ SMOOTH = {
     "args of 64 bits": (
         _smooth(fun=lambda x, a: x * a.astype(x.dtype), args=(np.array([2**32 + 1]),)),
         r"args\[0\] holds 4294967297",
-        "number anew.*jax_enable_x64",
+        "renumber.*jax_enable_x64",
     ),
     "args text": (
         _smooth(fun=lambda x, how: x, args=("mean",)),
-        r"args\[0\]='mean' is no array",
+        r"args\[0\]='mean' is not an array",
         "let fun close over.* as functools.partial",
     ),
     "args texts": (
         _smooth(fun=lambda x, texts: x, args=({"text": ["a"]},)),
-        r"args\[0\]\['text'\]\[0\]='a' is no array",
+        r"args\[0\]\['text'\]\[0\]='a' is not an array",
         r"pass its index in a list, .*esjax\.host\.wrap",
     ),
     "fun to bool": (_smooth(fun=lambda x: x > 0), "value of fun has dtype bool", "return floating arrays"),
@@ -222,7 +222,7 @@ SMOOTH = {
         r"two leaves, \(z\.real, z\.imag\)",
     ),
     "fun to nothing": (_smooth(fun=lambda x: None), "value of fun has no arrays", "give at least one"),
-    "fun to text": (_smooth(fun=lambda x: "a"), "value of fun='a' is no array", "return arrays from fun"),
+    "fun to text": (_smooth(fun=lambda x: "a"), "value of fun='a' is not an array", "return arrays from fun"),
     **{f"fun {name}": (_smooth(jnp.arange(3.0), fun=fun), *_TRACED) for name, fun in UNTRACEABLE.items()},
     "fun branches on args": (
         _smooth(fun=lambda x, flip: -x if flip else x, args=(True,)),
@@ -262,7 +262,7 @@ _LOCAL = decisions.local_expectation
 DECISIONS = {
     "fun no function": (_decide(fun=3), "fun=3 is not callable", "pass the function"),
     "fun to integers": (_decide(fun=lambda c: c.sum()), "value of fun has dtype int32", "return floating"),
-    "fun to text": (_decide(fun=lambda c: "a"), "value of fun='a' is no array", "return arrays"),
+    "fun to text": (_decide(fun=lambda c: "a"), "value of fun='a' is not an array", "return arrays"),
     "fun differentiates": (_decide(fun=_differentiating), "fun asks for a derivative", "esjax.smooth"),
     "fun branches": (_decide(fun=lambda c: 1.0 if c[0] > 0 else 0.0), *_TRACED),
     "fun branches on args": (_decide(fun=lambda c, up: 1.0 if up else 0.0, args=(True,)), *_TRACED),
@@ -286,7 +286,7 @@ DECISIONS = {
     ),
     "decision of JAX": (
         _decide(decision=jnp.argmax),
-        "decision=.*is no function .*Law",
+        "decision=.*is not a function .*Law",
         "use one of esjax.decisions",
     ),
     "estimator text": (_decide(estimator="score"), "estimator='score'", r"pass esjax\.decisions\.score itse"),
@@ -332,7 +332,7 @@ DECISIONS = {
         "coordinates=4 is more than the 2 decisions",
         "use fewer, or None",
     ),
-    "noise text": (_decide(noise="normal"), "noise='normal' is no Noise", r"pass esjax\.noise\.normal its"),
+    "noise text": (_decide(noise="normal"), "noise='normal' is not a Noise", r"pass esjax\.noise\.normal"),
     "noise without a law": (_decide(noise=noise.cauchy), "noise=cauchy has no closed form", "noise.gumbel"),
     "noise of rankings": (
         _decide(noise=noise.normal, decision=decisions.ranking),
@@ -357,10 +357,10 @@ DECISIONS = {
         "relevance holds -1;",
         "give numbers >= 0",
     ),
-    "args text": (_decide(args=("a",)), r"args\[0\]='a' is no array", "pass its index in a list"),
+    "args text": (_decide(args=("a",)), r"args\[0\]='a' is not an array", "pass its index in a list"),
     "x integer": (_decide(X.astype(int)), "x has dtype int32", "give the scores that decide"),
     "x a dict": (_decide({"a": X}), "x is a dict", "give one array"),
-    "x text": (_decide("a"), "x='a' is no array", "give one array of scores"),
+    "x text": (_decide("a"), "x='a' is not an array", "give one array of scores"),
     "x empty": (_decide(X[:0]), r"x has shape \(0, 3\)", "leave empty batches out"),
     "x with NaN": (_decide(X.at[0, 0].set(NAN)), "x holds NaN", "debug_nans"),
     "x all masked": (_decide(X.at[0].set(-INF)), "x of an example are all −inf", "at least one class"),
@@ -377,9 +377,9 @@ DECISIONS = {
         "x holds NaN or infinite",
         "give ranking finite ones",
     ),
-    "x of ranking text": (lambda: decisions.ranking("a", 1.0), "x='a' is no array", "array of numbers"),
-    "x of threshold text": (lambda: decisions.threshold("a", 1.0), "x='a' is no array", "array of numbers"),
-    "x of argmax text": (lambda: decisions.argmax("a", 1.0), "x='a' is no array", "array of numbers"),
+    "x of ranking text": (lambda: decisions.ranking("a", 1.0), "x='a' is not an array", "array of numbers"),
+    "x of threshold text": (lambda: decisions.threshold("a", 1.0), "x='a' is not an array", "of numbers"),
+    "x of argmax text": (lambda: decisions.argmax("a", 1.0), "x='a' is not an array", "array of numbers"),
 }
 
 # --- esjax.samplers, esjax.noise ----------------------------------------------------------------------
@@ -393,7 +393,7 @@ SAMPLERS = {
         for argument, args, *match in (
             ("num_samples", (0, 3, noise.normal), "num_samples=0", "whole number >= 1"),
             ("dim", (4, 2.0, noise.normal), r"dim=2\.0", "whole number >= 1"),
-            ("noise", (4, 3, "normal"), "noise='normal' is no Noise", r"esjax\.noise"),
+            ("noise", (4, 3, "normal"), "noise='normal' is not a Noise", r"esjax\.noise"),
         )
     },
     "antithetic noise": (
@@ -414,7 +414,7 @@ _NO_ARRAY = {"'a'": "a", "None": None, "{}": {}}
 
 EXACT = {
     **{
-        f"logits {text}": (lambda given=given: exact.argmax_probs(given, 1.0), f"logits={text}", "no array")
+        f"logits {text}": (lambda x=given: exact.argmax_probs(x, 1.0), f"logits={text}", "is not an array")
         for text, given in _NO_ARRAY.items()
     },
     "logits integer": (lambda: exact.argmax_probs(CLASSES, 1.0), "logits has dtype int", "jnp.float32"),
@@ -430,7 +430,7 @@ EXACT = {
     "sigma zero": (lambda: exact.argmax_probs(X, 0.0), r"sigma=0\.0", "finite number > 0"),
     "sigma negative": (lambda: exact.top_k_probs(X, 1, -1.0), r"sigma=-1\.0", "finite number > 0"),
     "sigma None": (lambda: exact.accuracy(X, Y, None), "sigma=None is not a number", "use numbers > 0"),
-    "sigma a dict": (lambda: exact.accuracy(X, Y, {"a": 1.0}), "sigma=.*is no array", "give one number"),
+    "sigma a dict": (lambda: exact.accuracy(X, Y, {"a": 1.0}), "sigma=.*is not an array", "give one number"),
     "sigma shape": (lambda: exact.argmax_probs(X, jnp.ones(3)), r"sigma has shape \(3,\)", "use one number"),
     "nodes too few": (lambda: exact.argmax_probs(X, 1.0, num_nodes=7), "num_nodes=7", "at least 8, or None"),
     "nodes float": (lambda: exact.argmax_probs(X, 1.0, num_nodes=20.0), "num_nodes=20", "whole number >= 1"),
@@ -442,7 +442,7 @@ EXACT = {
     ),
     "noise, labels": (lambda: exact.accuracy(X, Y, 1.0, noise=noise.cauchy), "noise=cauchy", "esjax.smooth"),
     "noise, steps": (lambda: exact.threshold_probs(X, 1.0, noise=noise.laplace), "noise=laplace", "logistic"),
-    "labels text": (lambda: exact.accuracy(X, "a", 1.0), "labels='a' is no array", "give integer classes"),
+    "labels text": (lambda: exact.accuracy(X, "a", 1.0), "labels='a' is not an array", "integer classes"),
     "labels too large": (lambda: exact.accuracy(X, Y + 3, 1.0), "labels=3 is out of range", "use 0 to 2"),
     "labels negative": (lambda: exact.accuracy(X, Y - 1, 1.0), "labels=-1 is out of range", "use 0 to 2"),
     "labels floating": (lambda: exact.accuracy(X, ROW[:2], 1.0), "labels has dtype float32", "give one int"),
@@ -460,7 +460,7 @@ EXACT = {
     ),
     "threshold text": (
         lambda: exact.threshold_probs(X, 1.0, threshold="a"),
-        "threshold='a' is no array",
+        "threshold='a' is not an array",
         "give one number",
     ),
     "threshold shape": (
@@ -473,7 +473,7 @@ EXACT = {
 # --- esjax.blocks -------------------------------------------------------------------------------------
 
 BLOCKS = {
-    "accuracy logits text": (lambda: blocks.accuracy("a", 0), "logits='a' is no array", "of numbers"),
+    "accuracy logits text": (lambda: blocks.accuracy("a", 0), "logits='a' is not an array", "of numbers"),
     "accuracy logits batch": (lambda: blocks.accuracy(X, 0), r"logits has shape \(2, 3\)", r"jax\.vmap"),
     "accuracy logits empty": (lambda: blocks.accuracy(ROW[:0], 0), r"logits has shape \(0,\)", r"\(K,\)"),
     "accuracy logits integer": (lambda: blocks.accuracy(CLASSES, 0), "logits has dtype int", "floating"),
@@ -482,11 +482,11 @@ BLOCKS = {
     "accuracy label floating": (lambda: blocks.accuracy(ROW, 1.0), "label has dtype float32", "integer"),
     "accuracy label bool": (lambda: blocks.accuracy(ROW, True), "label has dtype bool", "integer classes"),
     "accuracy labels": (lambda: blocks.accuracy(ROW, Y), r"label has shape \(2,\)", "one integer class"),
-    "accuracy label None": (lambda: blocks.accuracy(ROW, None), "label=None is no array", "one integer"),
+    "accuracy label None": (lambda: blocks.accuracy(ROW, None), "label=None is not an array", "one integer"),
     "top-k label": (lambda: blocks.top_k_accuracy(ROW, 3, k=1), "label=3 is out of range", "use 0 to 2"),
     "top-k k large": (lambda: blocks.top_k_accuracy(ROW, 0, k=4), "k=4 is more than the 3", "use k <= 3"),
     "top-k k zero": (lambda: blocks.top_k_accuracy(ROW, 0, k=0), "k=0", "whole number >= 1"),
-    "f1 text": (lambda: blocks.f1("a", "b"), "predicted='a' is no array", "array of numbers"),
+    "f1 text": (lambda: blocks.f1("a", "b"), "predicted='a' is not an array", "array of numbers"),
     "f1 predicted": (lambda: blocks.f1(CLASSES, CLASSES, num_classes=2), "predicted=2 is out", "use 0 to 1"),
     "f1 labels": (lambda: blocks.f1(CLASSES, CLASSES - 1, num_classes=3), "labels=-1 is out", "use 0 to 2"),
     "f1 shapes": (
@@ -563,7 +563,7 @@ BLOCKS = {
     ),
     "edit distance text": (
         lambda: blocks.edit_distance("abc", "abd"),
-        "predicted='abc' is no array",
+        "predicted='abc' is not an array",
         "give integer tokens",
     ),
     "edit distance length": (
@@ -588,9 +588,9 @@ def _wrap(**options):
 HOST = {
     "python_fun": (_wrap(python_fun=3), "python_fun=3 is not callable", "pass a function"),
     "result empty": (_wrap(result=()), r"result=\(\) has no arrays", "give what python_fun returns"),
-    "result text": (_wrap(result="float"), "result='float' is no array", "ShapeDtypeStruct"),
-    "result a type": (_wrap(result=float), "result=.*float.* is no array", "ShapeDtypeStruct"),
-    "executor": (_wrap(executor=2), r"executor=2 is no concurrent\.futures\.Executor", "for Dask pass"),
+    "result text": (_wrap(result="float"), "result='float' is not an array", "ShapeDtypeStruct"),
+    "result a type": (_wrap(result=float), "result=.*float.* is not an array", "ShapeDtypeStruct"),
+    "executor": (_wrap(executor=2), r"executor=2 is not a concurrent\.futures\.Executor", "for Dask pass"),
     "timeout alone": (_wrap(timeout=1.0), r"timeout=1\.0 needs an executor", r"esjax\.host\.ProcessPool"),
     "timeout zero": (_wrap(timeout=0.0), r"timeout=0\.0 must be a finite number > 0", "give seconds"),
     "timeout bool": (_wrap(timeout=True), "timeout=True must be a finite number > 0", "give seconds"),
@@ -598,7 +598,7 @@ HOST = {
     "retries bool": (_wrap(retries=True), "retries=True", "whole number >= 0"),
     "on_error": (_wrap(on_error=0.0), r"on_error=0\.0 is not callable", "pass a function"),
     "a key": (lambda: _wrap()()(KEY), "args has a typed PRNG key", r"pass jax\.random\.key_data"),
-    "args text": (lambda: _wrap()()("a"), r"args\[0\]='a' is no array", "let python_fun close over"),
+    "args text": (lambda: _wrap()()("a"), r"args\[0\]='a' is not an array", "let python_fun close over"),
     "gradient": (lambda: jax.grad(_wrap()())(ROW), "sum.*has no gradient", r"esjax\.smooth"),
     "num_workers": (lambda: host.ProcessPool(0), "num_workers=0", "whole number >= 1"),
     "num_workers text": (lambda: host.ProcessPool("2"), "num_workers='2'", "whole number >= 1"),
@@ -637,7 +637,7 @@ DIAGNOSTICS = {
     ),
     "control": (_diagnose(control=(_step, lambda x, sigma: _step(x))), "control", "leave control out"),
     "key": (_diagnose(key=0), "key=0 " + _ONE_KEY),
-    "x": (_diagnose(x="a"), "x='a' is no array", "pass arrays"),
+    "x": (_diagnose(x="a"), "x='a' is not an array", "pass arrays"),
     "speed of no smoothed": (_speed(_step), "smoothed=.*has no report", r"what esjax\.smooth returns"),
     "speed num_calls": (
         _speed(esjax.smooth(_step, sigma=1.0, num_samples=4), num_calls=0),
@@ -652,10 +652,10 @@ DIAGNOSTICS = {
         "reports is the report of one",
         r"jax\.vmap",
     ),
-    "combined text": (lambda: diagnostics.combined("a"), "reports='a' is no Report", "pass what"),
+    "combined text": (lambda: diagnostics.combined("a"), "reports='a' is not a Report", "pass what"),
     "combined axis": (lambda: diagnostics.combined(_report(2), axis=1), "axis=1", r"in \[-1, 0\].* or None"),
     "plot of one": (lambda: diagnostics.plot(_report()), r"reports has arrays of shape \(\)", r"to \(T,\)"),
-    "plot text": (lambda: diagnostics.plot("a"), "reports='a' is no Report", "pass what"),
+    "plot text": (lambda: diagnostics.plot("a"), "reports='a' is not a Report", "pass what"),
     "plot steps": (
         lambda: diagnostics.plot(_report(2), steps=[1]),
         r"steps has shape \(1,\)",
@@ -664,7 +664,7 @@ DIAGNOSTICS = {
 }
 
 SIGMA = {
-    "logits text": (_from("a"), "logits='a' is no array", "give an array of numbers"),
+    "logits text": (_from("a"), "logits='a' is not an array", "give an array of numbers"),
     "logits equal": (_from(X), r"logits have spread 0\.0", "choose sigma yourself"),
     "logits NaN": (_from(X * NAN), "logits have spread nan", "choose sigma yourself"),
     "logits one class": (_from(X[:, :1]), r"logits has .*shape \(2, 1\)", "at least two classes"),
@@ -678,7 +678,7 @@ SIGMA = {
         "features has dtype int",
         r"floating \(B, H\)",
     ),
-    "features text": (_from(features="a"), "features='a' is no array", "array of numbers"),
+    "features text": (_from(features="a"), "features='a' is not an array", "array of numbers"),
     "calibrate key": (_calibrate(key=0), "key=0 " + _ONE_KEY),
     "calibrate fun": (_calibrate(fun=3), "fun=3 is not callable", "pass the function"),
     "calibrate vector": (
@@ -687,19 +687,19 @@ SIGMA = {
         "into fun",
     ),
     "calibrate x integer": (_calibrate(CLASSES), "x has dtype int", r"astype\(jnp\.float32\)"),
-    "calibrate x text": (_calibrate("a"), "x='a' is no array", "pass arrays"),
+    "calibrate x text": (_calibrate("a"), "x='a' is not an array", "pass arrays"),
     "calibrate x None": (_calibrate(None, fun=_summed), "x has no arrays", "give at least one"),
     "calibrate x zero": (_calibrate(ROW), r"x has root mean square 0\.0", "pass sigmas"),
     "calibrate x zero, sigmas": (_calibrate(ROW, sigmas=[1.0]), "x has root mean square", "pass optimizer"),
-    "calibrate args": (_calibrate(fun=_summed, args=("a",)), r"args\[0\]='a' is no array", "let fun close"),
+    "calibrate args": (_calibrate(fun=_summed, args=("a",)), r"args\[0\]='a' is not an array", "fun close"),
     "calibrate num_samples": (_calibrate(num_samples=1), "num_samples=1 ", "num_samples >= 2"),
     "calibrate descending": (_calibrate(sigmas=[1.0, 0.5]), "sigmas=.*must be finite numbers", "ascending"),
     "calibrate sigmas zero": (_calibrate(sigmas=[0.0, 0.5]), "sigmas=.*must be finite numbers", "> 0"),
     "calibrate one number": (_calibrate(sigmas=1.0), r"sigmas=1\.0 must be finite numbers", r"\(S,\) > 0"),
-    "calibrate sigmas text": (_calibrate(sigmas="a"), "sigmas='a' is no array", "array of numbers"),
+    "calibrate sigmas text": (_calibrate(sigmas="a"), "sigmas='a' is not an array", "array of numbers"),
     "calibrate repeats": (_calibrate(num_repeats=1), "num_repeats=1", "must be >= 2"),
     "calibrate steps": (_calibrate(num_steps=0), "num_steps=0", "whole number >= 1"),
-    "plot": (lambda: esjax.sigma.plot("a"), "calibration='a' is no Calibration", "pass what calibrate"),
+    "plot": (lambda: esjax.sigma.plot("a"), "calibration='a' is not a Calibration", "pass what calibrate"),
 }
 
 _TABLES = {

@@ -90,7 +90,7 @@ def test_two_processes_give_the_gradients_of_one_device():
 @pytest.mark.parametrize(
     ("num_samples", "group_size", "message"),
     [
-        (10, 1, r"num_samples=10, cannot be shared equally by the 4 devices .*use num_samples=12$"),
+        (10, 1, r"num_samples=10 cannot be shared equally by the 4 devices .*use num_samples=12$"),
         (64, 32, r"in groups of 32, cannot be shared.*use num_samples=128, or a sampler of smaller groups"),
     ],
 )

@@ -90,7 +90,7 @@ def _twice(tmp_path):
 
 
 TRAIN = {
-    "source a number": (lambda: data.load(3), "source=3 is no text or path", "give 'mnist-5k'"),
+    "source a number": (lambda: data.load(3), "source=3 is neither text nor a path", "give 'mnist-5k'"),
     "share negative": (_noisy(share=-0.1), r"share=-0\.1", r"in \[0, 1\]"),
     "share above 1": (_noisy(share=1.1), r"share=1\.1", r"in \[0, 1\]"),
     "share NaN": (_noisy(share=NAN), "share=nan", r"in \[0, 1\]"),
@@ -158,9 +158,13 @@ TRAIN = {
         r"sigma=0\.0",
         "number > 0",
     ),
-    "trainer network": (lambda: _trainer(network=3), r"network=3 is no flax\.nnx\.Module", "pass one"),
+    "trainer network": (lambda: _trainer(network=3), r"network=3 is not a flax\.nnx\.Module", "pass one"),
     "trainer objective": (lambda: _trainer(objective=3), "objective=3 is not callable", "train.objectives"),
-    "trainer optimizer": (lambda: _trainer(optimizer=0.1), r"optimizer=0\.1 is none of Optax", "optax.adam"),
+    "trainer optimizer": (
+        lambda: _trainer(optimizer=0.1),
+        r"optimizer=0\.1 is not an optimiser of Optax",
+        "optax.adam",
+    ),
     "epochs none": (_epochs(num_epochs=0), "num_epochs=0", "whole number >= 1"),
     "epochs batch": (_epochs(batch_size=13), "batch_size=13", r"in \[1, 12\]"),
     "epochs batch float": (_epochs(batch_size=2.5), r"batch_size=2\.5", "whole number >= 1"),

@@ -136,17 +136,23 @@ def test_what_may_be_channels_last_is_taken_so_and_shown(npz, shape):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"x_test": TWO[TEST]}, r"x_test: uint8 images go to 1, and those of .*x_train to 255"),
-        ({"x_train": TWO[TRAIN]}, r"x_train: uint8 images go to 1, and those of .*x_test to 255"),
-        ({"x_test": WHOLE[TEST] / 255}, r"x_test: images go to 0\.00392\d+, and those of .*x_train to 1;"),
-        ({"x_train": WHOLE[TRAIN] / 255}, r"x_train: images go to 0\.00392\d+, and those of .*x_test to 1;"),
+        ({"x_test": TWO[TEST]}, r"x_test: uint8 images go up to 1, and those of .*x_train up to 255"),
+        ({"x_train": TWO[TRAIN]}, r"x_train: uint8 images go up to 1, and those of .*x_test up to 255"),
+        (
+            {"x_test": WHOLE[TEST] / 255},
+            r"x_test: images go up to 0\.0039\d+, and .*x_train up to 1;",
+        ),
+        (
+            {"x_train": WHOLE[TRAIN] / 255},
+            r"x_train: images go up to 0\.0039\d+, and .*x_test up to 1;",
+        ),
         ({"x_train": np.zeros_like(PIXELS[TRAIN])}, "x_train: all 30 images are the same"),
         ({"x_test": np.repeat(PIXELS[:1], 6, 0)}, "x_test: all 6 images are the same"),
-        ({"y_train": LABELS[TRAIN] + 0.5}, r"y_train: labels .*; the one at index 0 is 0\.5, .* no class"),
-        ({"y_train": np.full(30, np.nan)}, r"y_train: labels .*; the one at index 0 is nan, .* no class"),
+        ({"y_train": LABELS[TRAIN] + 0.5}, r"y_train: labels .*; the one at index 0 is 0\.5, .* not a class"),
+        ({"y_train": np.full(30, np.nan)}, r"y_train: labels .*; the one at index 0 is nan, .* not a class"),
         (
             {"y_train": np.zeros((30, 3), int)},
-            r"y_train: labels .* one for each image; of one-hot rows",
+            r"y_train: labels .* one for each image; for one-hot rows",
         ),
     ],
 )
@@ -253,12 +259,12 @@ def test_what_is_near_a_source_that_is_none_is_named(tmp_path):
     folder = "has no file train-images-idx3-ubyte"
     for source, match in {
         tmp_path: f"{folder} or {folder[12:]}.gz; they are in {tmp_path / 'Fashion'}",
-        tmp_path / "fashon": f"was '{tmp_path / 'Fashion'}' meant?",
-        tmp_path / "cloths.npz": f"was '{tmp_path / 'clothes.npz'}' meant?",
+        tmp_path / "fashon": f"did you mean '{tmp_path / 'Fashion'}'?",
+        tmp_path / "cloths.npz": f"did you mean '{tmp_path / 'clothes.npz'}'?",
         tmp_path / "clothes.csv": "neither a folder nor a .npz file; make an .npz file of what is in",
         tmp_path / "Fashion" / IDX[0]: f"give the folder of the four IDX files, {tmp_path / 'Fashion'}",
-        "MNIST": "was 'mnist-5k' meant?",
-        "digit": "was 'digits' meant?",
+        "MNIST": "did you mean 'mnist-5k'?",
+        "digit": "did you mean 'digits'?",
     }.items():
         assert match in _complaint(source, FileNotFoundError)
     for path in (tmp_path / "Fashion").iterdir():
@@ -288,7 +294,7 @@ def test_the_summary_says_shapes_ranges_and_counts_and_warns_of_nothing(npz):
         ({"labels": LABELS * 3 // 2}, [f"no image of class 2, which still has a logit; {NUMBERED} counts"]),
         (
             {"y_test": np.array([0, 1, 2, 3, 3, 4])},
-            ["no training image of class 3, 4, so that it cannot be learned"],
+            ["no training image of class 3, 4, which therefore cannot be learned"],
         ),
         (
             {"images": PIXELS // 3},

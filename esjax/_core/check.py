@@ -15,10 +15,10 @@ _MOST_SAMPLES = 2**31 - 1
 
 
 def as_array(name: str, value: Any, remedy: str = "give an array of numbers") -> jax.Array:
-    """Returns `value` as an array, inside a trace as one that can be looked at where `value` can.
+    """Returns `value` as an array; inside a trace, as a concrete one where `value` is concrete.
 
     Raises:
-        ValueError: it is none, nor a list of numbers.
+        ValueError: it is neither an array nor a number or list of numbers.
     """
     try:
         if isinstance(value, str):  # which JAX may take for the name of a dtype
@@ -26,11 +26,11 @@ def as_array(name: str, value: Any, remedy: str = "give an array of numbers") ->
         with jax.ensure_compile_time_eval():
             return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}={value!r} is no array; {remedy}") from None
+        raise ValueError(f"{name}={value!r} is not an array; {remedy}") from None
 
 
 def as_given(name: str, value: Any, remedy: str = "give an array of numbers") -> np.ndarray | jax.Array:
-    """Returns `value` as an array of its own dtype: of NumPy, where JAX would wrap or round its numbers.
+    """Returns `value` as an array of its own dtype: NumPy's where JAX would wrap or round its numbers.
 
     Raises:
         ValueError: as for `as_array`.
@@ -51,7 +51,7 @@ def check_count(name: str, value: Any) -> int:
     """Returns `value` as an int.
 
     Raises:
-        ValueError: it is no whole number >= 1.
+        ValueError: it is not a whole number >= 1.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number >= 1")
@@ -73,9 +73,9 @@ def check_positive(name: str, value: Any, remedy: str) -> None:
 
 
 def check_sigma(sigma: Any) -> None:
-    """Raises `ValueError` unless each leaf of σ is of positive numbers; a traced one cannot be looked at.
+    """Raises `ValueError` unless each leaf of σ holds positive numbers; a traced leaf cannot be checked.
 
-    They must be so in JAX's default precision: one that float32 rounds to 0 perturbs nothing.
+    They must be positive in JAX's default precision: a σ that float32 rounds to 0 perturbs nothing.
     """
     if sigma is None:
         raise ValueError("sigma=None is not a number; use numbers > 0")
@@ -101,15 +101,15 @@ def check_sigma(sigma: Any) -> None:
 
 
 def one_of(namespace: str, names: Iterable[str], value: Any) -> str:
-    """Returns the remedy for an option that is none of a namespace's, and may be the name of one."""
-    names = [name for name in names if name.islower()]  # what begins with a capital is a type
+    """Returns the remedy for an option that is not one of a namespace's, but may be the name of one."""
+    names = [name for name in names if name.islower()]  # a name with a capital is a type's
     if isinstance(value, str) and value in names:
         return f"pass esjax.{namespace}.{value} itself, not its name"
     return f"use one of esjax.{namespace}: {', '.join(names)}"
 
 
 def known(array: Any, counted: Any = True) -> np.ndarray | None:
-    """Returns the numbers of an array, where `counted`. None: it is traced, so they cannot be looked at."""
+    """Returns the numbers of an array where `counted` is true, or None where either is traced."""
     if isinstance(array, jax.core.Tracer) or isinstance(counted, jax.core.Tracer):
         return None
     return np.asarray(array) if counted is True else np.asarray(array)[np.asarray(counted)]
@@ -118,12 +118,12 @@ def known(array: Any, counted: Any = True) -> np.ndarray | None:
 def as_classes(
     num_classes: int, counted: Any = True, *, option: str = "", **arrays: np.ndarray | jax.Array
 ) -> list[jax.Array]:
-    """Returns integer classes, in the dtypes that they came in, as int32.
+    """Returns integer classes, given in their original dtypes, as int32.
 
-    `option` names the argument by which there could be more of them, if there is one.
+    `option` names the argument that allows more classes, if there is one.
 
     Raises:
-        ValueError: they are no integers, or one that is known and counted is not in [0, num_classes).
+        ValueError: they are not integers, or one that is known and counted is not in [0, num_classes).
     """
     for name, given in arrays.items():
         if not jnp.issubdtype(given.dtype, jnp.integer):
@@ -143,7 +143,7 @@ def as_classes(
 
 
 def to_int32(given: Any) -> Any:
-    """Returns integers as int32, those beyond it as its ends: what is out of a range of places stays so."""
+    """Returns integers as int32, clipped to its range: an index that is out of range stays so."""
     if given.dtype.itemsize >= 4 and given.dtype != np.int32:
         own, wanted = np.iinfo(given.dtype), np.iinfo(np.int32)
         given = given.clip(max(own.min, wanted.min), wanted.max)
@@ -159,8 +159,8 @@ def check_key(key: Any) -> None:
     """Raises `ValueError` unless `key` is one PRNG key, typed or raw."""
     if type(key).__module__.startswith("flax.nnx") and type(key).__name__ in ("Rngs", "RngStream"):
         raise ValueError(
-            f"key is an nnx.{type(key).__name__}, which makes keys when called; pass one, such as rngs() of "
-            "its default stream, or rngs.params() of one named params"
+            f"key is an nnx.{type(key).__name__}, which makes keys when called; pass one, such as rngs() "
+            "from its default stream, or rngs.params() from one named params"
         )
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():

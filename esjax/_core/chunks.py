@@ -1,4 +1,4 @@
-"""Many evaluations, as many at once as fit the cache, or on an accelerator, as keep it busy."""
+"""Many evaluations, as many at once as fit the cache or, on an accelerator, as keep it busy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import jax
 
 _CPU_FLOATS = 2**19
-"""2 MB in float32. Measured: smaller chunks are not worth a second thread to XLA, larger ones leave the
+"""2 MB in float32. Measured: XLA does not give smaller chunks a second thread, and larger ones overflow the
 cache."""
 
 _ACCELERATOR_FLOATS = 2**23
-"""32 MB in float32. Measured on an H100: smaller chunks leave it waiting, larger ones gain less than they
-hold."""
+"""32 MB in float32. Measured on an H100: smaller chunks leave it idle, and larger ones gain little for the
+memory that they take."""
 
 
 def floats_at_once() -> int:
@@ -22,8 +22,8 @@ def floats_at_once() -> int:
 def at_once(count: int, width: int, multiple_of: int = 1) -> int:
     """Returns how many of `count` to hold at once, each of `width` floats, in groups of `multiple_of`.
 
-    As many as `floats_at_once` says; of those, a number that divides `count` is preferred where there is
-    one of at least half the most: what is mapped is then compiled once.
+    As many as `floats_at_once` allows, and at least one group; a number that divides `count` is preferred
+    where there is one above half of that: the mapped function is then compiled only once.
     """
     most = min(max(floats_at_once() // (width * multiple_of), 1) * multiple_of, count)
     sizes = range(most, most // 2, -multiple_of)
@@ -31,13 +31,13 @@ def at_once(count: int, width: int, multiple_of: int = 1) -> int:
 
 
 def over(function: Callable[..., Any], num_at_once: int, *arrays: Any) -> Any:
-    """Maps `function` over the first axis of arrays (or pytrees of them), `num_at_once` at once."""
+    """Maps `function` over the first axis of arrays (or pytrees of them), `num_at_once` at a time."""
     if jax.tree.leaves(arrays)[0].shape[0] <= num_at_once:
         return jax.vmap(function)(*arrays)
     return jax.lax.map(lambda row: function(*row), arrays, batch_size=num_at_once)
 
 
-# --- inside of jax.shard_map -------------------------------------------------------------------------
+# --- inside jax.shard_map ----------------------------------------------------------------------------
 
 
 def _axes(tree: Any) -> frozenset[str]:
@@ -48,10 +48,10 @@ def _axes(tree: Any) -> frozenset[str]:
 
 
 def varying_like(tree: Any, like: Any) -> Any:
-    """Returns the arrays of `tree` as ones that vary over all the axes that those of `like` vary over.
+    """Returns the arrays of `tree`, made to vary over all the axes that those of `like` vary over.
 
-    A scan or a branch that begins with constants needs it, where what it makes of them varies; and so does a
-    derivative rule: the gradient in what every device has is then the sum of theirs, as JAX has it.
+    A scan or a branch that starts from constants needs this where its results vary. So does a derivative
+    rule: the gradient in what all devices share is then the sum of theirs, as JAX defines it.
     """
     axes = _axes(like)
 
@@ -63,7 +63,7 @@ def varying_like(tree: Any, like: Any) -> Any:
 
 
 def varying_alike(tree: Any) -> Any:
-    """Returns the arrays of `tree` as ones that vary over the same axes."""
+    """Returns the arrays of `tree`, made to vary over the same axes."""
     return varying_like(tree, tree)
 
 

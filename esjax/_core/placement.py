@@ -17,8 +17,8 @@ class Shards(NamedTuple):
     """Devices that share the samples: equal runs of them, in the order of the mesh.
 
     Attributes:
-        mesh: of the devices.
-        axes: its axes over which the samples are spread; along others the work is repeated.
+        mesh: the mesh of the devices.
+        axes: the mesh axes over which the samples are spread; along others the work is repeated.
         num_devices: how many shards there are.
     """
 
@@ -27,11 +27,11 @@ class Shards(NamedTuple):
     num_devices: int
 
 
-def shards(sharding: Any) -> Shards:
+def shards_of(sharding: Any) -> Shards:
     """Returns the devices over which a sharding spreads the axis of samples.
 
     Raises:
-        ValueError: it is no `NamedSharding` of one axis.
+        ValueError: it is not a `NamedSharding` of one axis.
     """
     spec: Any = getattr(sharding, "spec", ())
     if not isinstance(sharding, jax.sharding.NamedSharding) or len(spec) != 1 or spec[0] is None:
@@ -51,16 +51,16 @@ def check_fits(shards: Shards | None, num_samples: int, group_size: int) -> None
         return
     if not jax.sharding.get_abstract_mesh().empty:
         raise ValueError(
-            "sharding names its mesh, and does not work inside jax.set_mesh of another or the same; call the "
-            "smoothed function outside of it"
+            "sharding names its own mesh, and does not work inside jax.set_mesh, even of the same mesh; call "
+            "the smoothed function outside of it"
         )
     if shards.num_devices == 1 or num_samples % (shards.num_devices * group_size) == 0:
         return
     unit = shards.num_devices * group_size
-    groups = f", drawn in groups of {group_size}" if group_size > 1 else ""
+    groups = f", drawn in groups of {group_size}," if group_size > 1 else ""
     another = ", or a sampler of smaller groups, such as esjax.samplers.antithetic" if group_size > 2 else ""
     raise ValueError(
-        f"num_samples={num_samples}{groups}, cannot be shared equally by the {shards.num_devices} devices of "
+        f"num_samples={num_samples}{groups} cannot be shared equally by the {shards.num_devices} devices of "
         f"sharding; use num_samples={-(-num_samples // unit) * unit}{another}"
     )
 
@@ -68,7 +68,7 @@ def check_fits(shards: Shards | None, num_samples: int, group_size: int) -> None
 def check_axes(shards: Shards | None, arrays: dict[str, Any]) -> None:
     """Raises `ValueError` for the first array that is placed on a mesh of explicit axes.
 
-    Sums over devices would close over it, and cannot where its type says where it is.
+    Sums over devices would close over it, which is impossible where its type says where it is placed.
     """
     if shards is None:
         return
@@ -78,7 +78,7 @@ def check_axes(shards: Shards | None, arrays: dict[str, Any]) -> None:
         if explicit in placed.mesh.axis_types:
             raise ValueError(
                 f"{path[0].key}{jax.tree_util.keystr(path[1:])} is placed on a mesh of explicit axes; with "
-                "sharding, make the mesh by jax.make_mesh(shape, names, "
+                "sharding, make the mesh with jax.make_mesh(shape, names, "
                 "axis_types=(jax.sharding.AxisType.Auto,) * len(names))"
             )
 
@@ -87,16 +87,16 @@ def check_axes(shards: Shards | None, arrays: dict[str, Any]) -> None:
 
 
 def explicit_mesh(tree: Any) -> Any:
-    """Returns the mesh of explicit axes that an array of `tree` is placed on, None where none is."""
+    """Returns the mesh of explicit axes that an array of `tree` is placed on, or None where none is."""
     meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree))
     return next((mesh for mesh in meshes if jax.sharding.AxisType.Explicit in mesh.axis_types), None)
 
 
 def automatic(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls `function`; where arrays are placed on explicit axes, as a program that JAX itself spreads.
+    """Calls `function`; where arrays are placed on explicit axes, has JAX itself spread the work.
 
-    Inside, placements are no part of types: what is flattened, joined or scanned need not say where it goes.
-    What comes out is on every device; a derivative is placed as the argument is.
+    Inside, placements are not part of types: what is flattened, joined or scanned need not say where it
+    goes. The results are on every device; a derivative is placed as its argument is.
     """
     mesh = explicit_mesh(args)
     if mesh is None:
@@ -108,7 +108,7 @@ def automatic(function: Callable[..., Any], *args: Any) -> Any:
 def shape_of(shapes: Callable[..., Any], *args: Any) -> Any:
     """Returns `shapes(*args)`, a pytree of `jax.ShapeDtypeStruct`, as if no array were placed anywhere.
 
-    (Only where one is placed on explicit axes are known values then not looked at.)
+    (Known values are ignored only where an array is placed on explicit axes.)
     """
     if explicit_mesh(args) is None:
         return shapes(*args)
@@ -119,8 +119,8 @@ def shape_of(shapes: Callable[..., Any], *args: Any) -> Any:
 def by_batch(function: Callable[..., Any], options: tuple[Any, ...], batch_ndim: int, *arrays: Any) -> Any:
     """Returns `function(*options, *arrays)`, batched over `batch_ndim` leading axes of the arrays.
 
-    Where the first of them is placed along explicit axes of the batch, each device has its own examples and
-    what comes out is placed likewise; nothing but other axes of the arrays is gathered.
+    Where the batch axes of the first array are placed on explicit axes of the mesh, each device has its own
+    examples and the results are placed likewise; only the other axes of the arrays are gathered.
     """
     if explicit_mesh(arrays) is None:
         return function(*options, *arrays)

@@ -1,6 +1,6 @@
-"""Products of matrices with the precision of their dtype, whatever the device; it imports jax only.
+"""Matrix products in the full precision of their dtype, whatever the device; imports only jax.
 
-Where nothing else is said, a GPU rounds the factors of a float32 product to 11 bits, and a TPU to 8.
+Unless told otherwise, a GPU rounds the factors of a float32 product to 11 bits, and a TPU to 8.
 """
 
 from functools import partial

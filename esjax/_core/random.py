@@ -1,6 +1,6 @@
 """The numbers of `jax.random.uniform` and `jax.random.normal`, bit for bit, in half the time on a CPU.
 
-There JAX computes a threefry hash as a loop over its rounds, and passes through memory in each. Here the
+There JAX computes a threefry hash as a loop over its rounds, with a pass through memory in each. Here the
 rounds are unrolled into one pass. Other keys, dtypes and devices, and short draws, are left to `jax.random`.
 """
 
@@ -17,7 +17,7 @@ from esjax._core import chunks
 
 Array = jax.Array
 _LEAST_SIZE = 256
-"""Numbers per key. Shorter draws are JAX's, which XLA merges where a backward pass repeats them."""
+"""Numbers per key. Shorter draws are left to JAX; XLA merges those that a backward pass repeats."""
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -40,10 +40,10 @@ def uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def consume(key: Any) -> None:
-    """Has JAX's checker of key reuse, where it is on, see that `key` is used up.
+    """Tells JAX's checker of key reuse, where it is on, that `key` is used up.
 
-    What is drawn of it is drawn again where a gradient is asked, on purpose, which the checker cannot know:
-    so derivative rules take the key's data, by `data_of`, which it does not follow.
+    What is drawn from it is drawn again, on purpose, for a gradient, which the checker cannot know; so
+    derivative rules take the key's data, from `data_of`, which it does not follow.
     """
     config: Any = jax.config  # JAX gives its options no types
     if config.jax_debug_key_reuse and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -51,7 +51,7 @@ def consume(key: Any) -> None:
 
 
 def data_of(key: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """Returns the data of `key`, new-style or raw, and the function that makes a key of such data."""
+    """Returns the data of `key`, new-style or raw, and the function that makes a key from such data."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key, lambda data: data
     impl: Any = jax.random.key_impl(key)
@@ -59,14 +59,14 @@ def data_of(key: Any) -> tuple[Array, Callable[[Array], Any]]:
 
 
 def is_threefry(key: Any) -> bool:
-    """Whether `key`, new-style or raw, is one of threefry's."""
+    """Whether `key`, new-style or raw, is a threefry key."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return "threefry" in str(jax.random.key_impl(key))
     return bool(key.shape[-1] == 2)
 
 
 def _is_served(key: Any, shape: tuple[int, ...], dtype: Any) -> bool:
-    # Else JAX counts in another order. It is the default since 0.5, and the option will go one day.
+    # Otherwise JAX counts in another order. The option is on by default since 0.5, and will go one day.
     partitionable = getattr(jax.config, "jax_threefry_partitionable", True)
     return bool(
         np.dtype(dtype) == np.float32
@@ -87,7 +87,7 @@ def _from_bits(key: Any, shape: tuple[int, ...]) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _bits(size: int, words: Array) -> Array:
-    """Returns (size,) uint32 of a key's two words."""
+    """Returns (size,) uint32 from a key's two words."""
     return jax.lax.platform_dependent(
         words, cpu=partial(_bits_of_cpu, size), default=partial(_bits_of_jax, size)
     )
@@ -98,12 +98,12 @@ def _bits_of_jax(size: int, words: Array) -> Array:
 
 
 def _bits_of_cpu(size: int, words: Array) -> Array:
-    """Returns `_hashed` of one key, or under `jax.vmap` of many, kept apart from what uses it.
+    """Returns `_hashed` of one key, or of many under `jax.vmap`, kept apart from what uses it.
 
-    XLA takes integer operations to be cheap, and would hash once more for each operation that uses the
-    bits. It does not merge branches with what is around them, nor see that this one is always taken.
-    (`jax.lax.optimization_barrier` does not do: XLA's CPU compiler drops it before it fuses, as the compiled
-    program shows, and a gradient takes as long as without.)
+    XLA takes integer operations to be cheap, and would hash again for each operation that uses the bits.
+    It does not merge branches with what is around them, nor see that this one is always taken.
+    (`jax.lax.optimization_barrier` does not help: XLA's CPU compiler drops it before fusing, as the compiled
+    program shows, and a gradient takes as long as without it.)
     """
 
     @jax.custom_batching.custom_vmap
@@ -123,7 +123,7 @@ def _bits_of_cpu(size: int, words: Array) -> Array:
 
 
 def _hashed(keys: Array, size: int) -> Array:
-    """Returns (n, size) uint32 for keys (n, 2): threefry-2x32 of 0, 1, 2, ..., both words of each xored.
+    """Returns (n, size) uint32 for keys (n, 2): threefry-2x32 of 0, 1, 2, ..., the two words of each xored.
 
     Twenty rounds (Salmon et al. 2011, sec. 4.1), in the order of JAX's partitionable threefry.
     """

@@ -1,4 +1,4 @@
-"""Values whose derivatives are those of a rule, which no transformation forgets.
+"""Values whose derivatives come from a rule that no transformation forgets.
 
 JAX forgets a `jax.custom_jvp` in the body of a `jax.lax.scan` that it linearises, and differentiates what was
 computed inside instead: second derivatives would silently be wrong. The rule of a primitive is kept.
@@ -14,18 +14,19 @@ from jax.interpreters import ad, batching, mlir
 
 Array = jax.Array
 Rule = Callable[[Any, Any], Any]
-"""`(inputs, tangents) -> tangents of the values`: a tangent of an input is None where it is known to be 0."""
+"""`(inputs, tangents) -> tangents of the values`: an input's tangent is None where it is known to be 0."""
 
 _with_rule: Any = Primitive("esjax_with_rule")
 _with_rule.multiple_results = True
 
 
 def with_rule(values: Any, rule: Rule, inputs: Any) -> Any:
-    """Returns `values`, whose derivatives in `inputs` are those of `rule`, and of that again.
+    """Returns `values`, with derivatives in `inputs` given by `rule`, and higher ones by its derivatives.
 
     Args:
-        values: a pytree of arrays, made of `jax.lax.stop_gradient(inputs)`; how is never differentiated.
-        rule: must close over no traced value.
+        values: a pytree of arrays, computed from `jax.lax.stop_gradient(inputs)`; the computation is never
+            differentiated.
+        rule: must not close over traced values.
         inputs: a pytree of arrays.
     """
     leaves, structure = jax.tree.flatten(values)

@@ -1,4 +1,4 @@
-"""Functions of the user's as JAX calls them: traced, and made of arrays; what cannot be is said in words."""
+"""The user's functions as JAX calls them: traced, on arrays; where they cannot be, an error says why."""
 
 import re
 from collections.abc import Callable
@@ -16,14 +16,14 @@ _NO_NUMBERS = (
     jax.errors.TracerIntegerConversionError,
 )
 _NO_NUMBERS_TEXT = re.compile(r"Tracer\b(?!\(| has no attribute [a-z])|of concrete values|must be static int")
-"""In errors of Python and of libraries, which name the type that they cannot take, and in two of JAX's.
+"""Found in errors of Python and of libraries, which name the type that they cannot take, and in two of JAX's.
 
-(A tracer followed by a bracket is one's text, which any error may quote, and x.summ() is misspelt.)
+("Tracer(" is a tracer's own text, which any error may quote; "has no attribute 'summ'" is a misspelling.)
 """
 
 
 def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function`, which raises `ValueError` where JAX cannot trace it, or its value has no arrays."""
+    """Returns `function`, made to raise `ValueError` where JAX cannot trace it or it returns no arrays."""
 
     def call(*args: Any) -> Any:
         value = traceable(name, function)(*args)
@@ -34,18 +34,18 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def traceable(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function`, which raises `ValueError` where it needs the numbers of a traced array."""
+    """Returns `function`, made to raise `ValueError` where it needs the numbers of a traced array."""
 
     def call(*args: Any) -> Any:
         try:
             return function(*args)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
-            if _WRAP in str(error) or not _needs_numbers(error):  # or it is said already, of what it calls
+            if _WRAP in str(error) or not _needs_numbers(error):  # or a function that it calls has said so
                 raise
             raise ValueError(
-                f"{name} is traced by JAX, once for all samples, when its arrays have no numbers; use "
-                "jnp.where in place of if, jax.numpy in place of NumPy, and neither float() nor .item(), let "
-                "it close over flags and sizes, as functools.partial does, or have Python called by "
+                f"{name} is traced by JAX, once for all samples, when its arrays hold no numbers; use "
+                "jnp.where in place of if, jax.numpy in place of NumPy, and neither float() nor .item(); let "
+                "it close over flags and sizes, as functools.partial does; or have Python called through "
                 f"{_WRAP}(python_fun, jax.ShapeDtypeStruct(shape, dtype))"
             ) from error
 
@@ -55,8 +55,8 @@ def traceable(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def refuse_axes_of_vmap(traced: Any) -> None:
     """Raises `ValueError` where `fun`, as a jaxpr, has collectives over an axis that `jax.vmap` names.
 
-    Its value then depends on the inputs of other examples, whose cotangents and scores an estimator of one
-    does not see. (Those of `jax.shard_map` are in the types of values, by which JAX sums what belongs there.)
+    Its value then depends on the inputs of other examples, whose cotangents and scores an estimator for one
+    example does not see. (Axes of `jax.shard_map` are in the types of values, so JAX knows what to sum.)
     """
     names = {str(effect.name) for effect in traced.effects if hasattr(effect, "name")}
     if mapped := names - set(jax.sharding.get_abstract_mesh().manual_axes):
@@ -67,7 +67,7 @@ def refuse_axes_of_vmap(traced: Any) -> None:
 
 
 def _needs_numbers(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised of, says that a traced array is not of numbers."""
+    """Whether an error, or one that it was raised from, says that a traced array has no numbers."""
     if error is None or isinstance(error, jax.errors.UnexpectedTracerError):
         return False
     is_jax = isinstance(error, _NO_NUMBERS) or _NO_NUMBERS_TEXT.search(str(error))

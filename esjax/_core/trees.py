@@ -24,24 +24,24 @@ def accumulator_dtype(tree: Any) -> Any:
 
 
 def check_arrays(tree: Any, name: str, remedy: str) -> None:
-    """Raises `ValueError` for the first leaf of `tree` that is no array or number, naming its path.
+    """Raises `ValueError` for the first leaf of `tree` that is not an array or number, naming its path.
 
-    So it does for integers that JAX would wrap, since it holds them in 32 bits.
+    The same goes for integers that JAX would wrap, since it holds them in 32 bits.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         where = f"{name}{jax.tree_util.keystr(path)}"
         try:
             jax.typeof(leaf)
         except TypeError:
-            raise ValueError(f"{where}={leaf!r} is no array or number; {remedy}") from None
+            raise ValueError(f"{where}={leaf!r} is not an array or number; {remedy}") from None
         except OverflowError:
             wrapped = leaf
         else:
             wrapped = _wrapped(leaf)
         if wrapped is not None:
             raise ValueError(
-                f"{where} holds {wrapped}, for which JAX has not enough bits and would take another number; "
-                'number anew what it counts, or use jax.config.update("jax_enable_x64", True)'
+                f"{where} holds {wrapped}, which JAX has too few bits for and would wrap to another number; "
+                'renumber what it counts, or use jax.config.update("jax_enable_x64", True)'
             )
 
 
@@ -58,7 +58,7 @@ def _wrapped(leaf: Any) -> int | None:
 
 
 def check_args(args: Any) -> None:
-    """Raises `ValueError` for the first leaf of what is passed on to `fun` that is no array or number."""
+    """Raises `ValueError` for the first leaf of what is passed on to `fun` that is not an array or number."""
     remedy = (
         "let fun close over what all calls share, as functools.partial does; in place of text pass its index "
         "in a list, and have it looked up by the python_fun of esjax.host.wrap"
@@ -67,9 +67,9 @@ def check_args(args: Any) -> None:
 
 
 def canonical(leaf: Any) -> Array:
-    """Returns an array of JAX's own, even where `leaf` is a tracer of `jax.vmap` around one of NumPy's.
+    """Returns a JAX array, even where `leaf` is a tracer of `jax.vmap` around a NumPy array.
 
-    Such a tracer is not one that a derivative rule may take inside `jax.jit`.
+    A derivative rule cannot take such a tracer inside `jax.jit`.
     """
     return jnp.copy(leaf) if isinstance(leaf, jax.core.Tracer) else jnp.asarray(leaf)
 
@@ -110,14 +110,14 @@ def unflattener(tree: Any) -> Callable[[Array], Any]:
 
 
 def check_sigma_fits(sigma: Any, x: Any) -> Any:
-    """Returns σ as one number, or as a list of one for each leaf of x.
+    """Returns σ as one number, or as a list with one entry for each leaf of x.
 
     Args:
         sigma: one number; or x's structure with, for each leaf, one number or an array of its shape.
         x: pytree of arrays.
 
     Raises:
-        ValueError: σ has another structure, or a leaf another shape.
+        ValueError: σ has a different structure, or a leaf of it a different shape.
     """
     if jax.tree_util.all_leaves([sigma]) and jnp.ndim(sigma) == 0:
         return sigma
@@ -149,10 +149,11 @@ def widen(array: Array) -> Array:
 
 
 def plain(leaves: list[Array]) -> tuple[tuple[Array, ...], Callable[[tuple[Array, ...]], list[Array]]]:
-    """Returns arrays as derivative rules take them, and what makes them again what they were.
+    """Returns arrays as derivative rules take them, and a function that restores what they were.
 
-    Narrow floating ones are widened, so that gradients in them are summed in float32; keys are their data, so
-    that JAX's checker of key reuse does not follow them into rules, which evaluate a block again on purpose.
+    Narrow floating ones are widened, so that gradients in them are summed in float32. Keys are replaced by
+    their data, so that JAX's checker of key reuse does not follow them into rules, which evaluate a block
+    again on purpose.
     """
     pairs = [_plain(leaf) for leaf in leaves]
     restorers = [restore for _, restore in pairs]

@@ -1,1 +1,1 @@
-"""What is read off, or done to, programs as JAX traces them."""
+"""What is read from, or done to, programs as JAX traces them."""

@@ -1,6 +1,6 @@
-"""Functions without the traced values that they close over; it imports jax only.
+"""Functions freed of the traced values that they close over; imports only jax.
 
-A derivative rule may be called where those tracers are no longer valid, so they go to it as arguments do.
+A derivative rule may be called where those tracers are no longer valid, so it takes them as arguments.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ Array = jax.Array
 
 
 def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any, list[Any]]:
-    """Traces `function` at `args`, and takes the traced values that it closes over out of it.
+    """Traces `function` at `args`, and takes out the traced values that it closes over.
 
-    (`jax.closure_convert` takes floating ones only: an integer label would stay behind.)
+    (`jax.closure_convert` takes out only floating ones: an integer label would stay behind.)
 
     Returns:
         `(consts, *args) -> value`; the value's structure, shapes and dtypes; and those consts.
@@ -37,9 +37,9 @@ def hoisted(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any
 def hoisted_elementwise(
     function: Callable[..., Any], *numbers: Array
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """As `hoisted`, for a function of numbers that is applied to arrays of one shape, whatever it is.
+    """As `hoisted`, for a function of numbers that is applied elementwise to arrays of any one shape.
 
-    Where it closes over nothing that is traced, it is called as it is.
+    Where it closes over nothing that is traced, it is called directly.
     """
     at_scalars, _, consts = hoisted(function, *numbers)
     if not consts:

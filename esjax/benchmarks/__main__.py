@@ -22,8 +22,8 @@ class Options:
 
     Attributes:
         quick: fewer problems and repeats, in 2 minutes on 2 cores instead of 17.
-        out: the folder to write into, over what an earlier run left there.
-        only: the sections to run, of batches, black-boxes, sorting and scaling; all where empty.
+        out: the folder to write into, replacing what an earlier run left there.
+        only: the sections to run, of batches, black-boxes, sorting and scaling; all if empty.
     """
 
     quick: bool = False
@@ -32,10 +32,10 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Runs the sections, prints their tables, and last which claims are met."""
+    """Runs the sections, prints their tables, and finally which claims are met."""
     for name in options.only:
         if name not in _SECTIONS:
-            raise SystemExit(f"--only {name} is no section; choose from {', '.join(_SECTIONS)}")
+            raise SystemExit(f"--only {name} is not a section; choose from {', '.join(_SECTIONS)}")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

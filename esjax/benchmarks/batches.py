@@ -111,7 +111,7 @@ def _beside_a_long_run(
     *,
     num_repeats: int,
 ) -> dict[str, measure.Compared]:
-    """Measures functions against the gradient that `long_run` gives, for 10 keys where it is to be quick."""
+    """Measures functions against the gradient that `long_run` gives, for 10 keys if `quick`."""
     _, reference = jax.jit(long_run)(jax.random.key(1), x)
     effort, count = (_EFFORT_QUICK, 10) if quick else (_EFFORT, num_repeats)
     return measure.side_by_side(functions, x, reference, effort=effort, num_repeats=count)

@@ -15,7 +15,7 @@ PEERS: dict[str, peers.Peer] = {
     "esjax": peers.auto,
 }
 _SMALL = (10, 100)
-_LARGE = 1000  # from this D on, measured less often
+_LARGE = 1000  # beyond this D, measured less often
 
 
 def run(quick: bool) -> Section:
@@ -57,7 +57,7 @@ def run(quick: bool) -> Section:
 
 
 def _compare(problem: Problem, quick: bool) -> tuple[str, dict[str, measure.Compared]]:
-    """Returns the table's title, and what was found of each peer."""
+    """Returns the table's title, and what was found for each peer."""
     large = problem.x.size > _LARGE
     functions = {name: peer(problem, problem.num_samples) for name, peer in PEERS.items()}
     num_repeats = 5 if large else 30 if quick else 200

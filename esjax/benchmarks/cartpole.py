@@ -1,7 +1,7 @@
 """`python -m esjax.benchmarks.cartpole`: episodes until CartPole is solved, beside evosax's OpenES.
 
-The same policy, first parameters, population, σ, optimiser and episodes for each generation, in JAX; the
-policy counts as solved where its mean return over 100 other episodes is at least 475.
+The same policy, first parameters, population, σ, optimiser and episodes for each generation, in JAX; CartPole
+counts as solved once the policy's mean return over 100 other episodes is at least 475.
 """
 
 import dataclasses

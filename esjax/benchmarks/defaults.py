@@ -1,6 +1,6 @@
 """`python -m esjax.benchmarks.defaults`: is the default σ of training any good, and does it lose a class?
 
-Accuracy is trained with σ by `esjax.sigma.from_logits` over a grid of factors around the
+Accuracy is trained with σ from `esjax.sigma.from_logits` over a grid of factors around the
 default 10, for clean and noisy labels and several scales of the last layer's initial weights.
 """
 
@@ -34,7 +34,7 @@ class Study:
     seeds: int = 20
     """Runs with the default factor."""
     grid_seeds: int = 3
-    """Runs with each of the other factors, of the same first seeds."""
+    """Runs with each of the other factors, with the first of the same seeds."""
     factors: tuple[float, ...] = (1.0, 3.0, 30.0, 100.0)
     """The grid, beside the default factor."""
     label_noise: tuple[float, ...] = (0.0, 0.4)
@@ -53,7 +53,7 @@ class Trained(NamedTuple):
         factor: of `from_logits`.
         seed: of everything random.
         test_accuracy: after the last epoch.
-        lost: classes of which no test example is right after the last epoch.
+        lost: number of classes of which no test example is right after the last epoch.
     """
 
     label_noise: float
@@ -141,14 +141,14 @@ def markdown(rows: Sequence[Trained]) -> str:
 
 
 class _Cell(NamedTuple):
-    """What the table says of the runs with one share of random labels and one initial scale.
+    """What the table says about the runs with one share of random labels and one initial scale.
 
     Attributes:
         label_noise: share of random training labels.
         scale: of the last layer's initial weights.
         accuracy: of the default factor: mean and its standard error.
         best: the factor of the highest mean accuracy, over the seeds that all factors have.
-        points: what the default factor lacks of it, in hundredths.
+        points: mean accuracy of the default factor less that of the best, in percentage points.
         lost: by factor, the runs that lost a class, and all runs.
     """
 

@@ -18,12 +18,12 @@ _ONE = np.float32(0)
 
 
 def first(x: Any) -> Any:
-    """Does as good as nothing."""
+    """Does next to nothing."""
     return x[0]
 
 
 def ten_milliseconds(x: Any) -> Any:
-    """Waits as a solver would work."""
+    """Waits as long as a solver might work."""
     time.sleep(0.01)
     return x[0]
 

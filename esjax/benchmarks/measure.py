@@ -33,7 +33,7 @@ class Cost(NamedTuple):
     Attributes:
         compile_seconds: to trace and compile; median.
         seconds: of a call; median.
-        spread: half the distance of the quartiles of `seconds`, over their median.
+        spread: half the interquartile range of `seconds`, over their median.
         temporaries: bytes that XLA allocates beside arguments and results.
         call: the compiled function.
     """
@@ -78,7 +78,7 @@ class Compared(NamedTuple):
 
     @property
     def effort(self) -> float:
-        """Squared error × seconds: the time that a wanted error takes, up to a factor."""
+        """Squared error × seconds: the time that it takes to reach a given error, up to a factor."""
         return self.error[0] * self.cost.seconds
 
 
@@ -133,7 +133,7 @@ def costs(
 
 
 def _turn(call: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> list[float]:
-    """Times calls in a row, as in a loop of their own: at least one, after one that is left out."""
+    """Times calls in a row, as in a loop of their own: at least one, after one that is not counted."""
     _wait(call(*args))  # the cache and the free memory are what another function left
     times: list[float] = []
     while not times or sum(times) < seconds:
@@ -158,9 +158,9 @@ def exponent(xs: list[float], ys: list[float]) -> float:
 
 
 def peak_memory(function: Callable[..., None], *args: Any) -> int:
-    """Returns the most bytes that a new process ever held, which imports JAX and calls `function(*args)`.
+    """Returns the most bytes ever held by a new process that imports JAX and calls `function(*args)`.
 
-    `function` belongs to a module, so that the process can import it.
+    `function` must belong to a module, so that the process can import it.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_peak_after, function, *args).result()

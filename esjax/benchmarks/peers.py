@@ -14,7 +14,7 @@ from optax import perturbations
 import esjax
 from esjax.benchmarks.problems import Labelled, Lists, Problem
 
-with warnings.catch_warnings():  # that it is no longer maintained
+with warnings.catch_warnings():  # jaxopt's: it is no longer maintained
     warnings.simplefilter("ignore", DeprecationWarning)
     from jaxopt import perturbations as jaxopt_perturbations
 

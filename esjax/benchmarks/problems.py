@@ -261,7 +261,7 @@ class Lists(NamedTuple):
 
 
 def lists(num_lists: int = 12, num_items: int = 120, sigma: float = 0.3, k: int = 10) -> Lists:
-    """Grades as rare as those of web search, and scores that know half a grade beside their noise."""
+    """Grades as rare as those of web search, and scores that are half the grade plus normal noise."""
     relevance_key, score_key = jax.random.split(jax.random.key(num_items))
     grades = jnp.log(jnp.array([0.52, 0.32, 0.13, 0.02, 0.01]))
     relevance = jax.random.categorical(relevance_key, grades, shape=(num_lists, num_items)).astype(

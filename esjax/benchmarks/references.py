@@ -17,9 +17,9 @@ LAWS: dict[str, Any] = {
 
 
 def sort_jacobian(x: Any, sigma: float, law: Any, num_nodes: int = 20_000) -> Any:
-    """Returns ∂E[sort(x + σ ε)_k] / ∂x_i = P(the k-th smallest is that of i), (n, n).
+    """Returns ∂E[sort(x + σ ε)_k] / ∂x_i = P(the k-th smallest is item i), (n, n).
 
-    Given ε_i = u, each other item is below that of i by itself, so that the number below has a
+    Given ε_i = u, the other items are below item i independently, so the number below it has a
     Poisson-binomial distribution; it is averaged over u at the midpoints of equally likely strata.
     """
     size = len(x)

@@ -14,7 +14,7 @@ from esjax.benchmarks.measure import Compared
 from esjax.train import tables
 
 Row = dict[str, Any]
-"""Cells by the titles of their columns: text, a number, or a pair that is shown as the one ± the other."""
+"""Cells by the titles of their columns: text, a number, or a pair that is shown as one ± the other."""
 
 
 class Table(NamedTuple):
@@ -34,7 +34,7 @@ class Claim(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it is; never where the figure is NaN."""
+        """Whether the claim holds; never if the figure is NaN."""
         return self.found <= self.wanted if self.at_most else self.found >= self.wanted
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -57,8 +57,23 @@ def _beside_floor(quick: bool) -> tuple[Table, list[Claim]]:
     return Table(f"Value and gradient of a threshold count, {where}", rows), claims
 
 
-def _growth(quick: bool) -> tuple[list[Curve], Table, list[Claim]]:
-    """Fits time = a · quantityᵇ."""
+class _Line(NamedTuple):
+    """One estimator, to be timed as one quantity grows.
+
+    Attributes:
+        axis: the quantity: N, D or K.
+        name: of the estimator.
+        values: of the quantity.
+        make: `value -> (function to time, its x)`.
+    """
+
+    axis: str
+    name: str
+    values: list[int]
+    make: Callable[[int], tuple[Callable[..., Any], jax.Array]]
+
+
+def _lines(quick: bool) -> list[_Line]:
     counts = [1024, 4096] if quick else [1024, 2048, 4096, 8192, 16_384, 32_768]
     dims = [4000, 16_000] if quick else [2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000]
     classes = [512, 4096] if quick else [256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768]
@@ -75,15 +90,19 @@ def _growth(quick: bool) -> tuple[list[Curve], Table, list[Claim]]:
         batch = problems.labelled(64, num_classes)
         return peers.accuracy_exact(batch), batch.logits
 
-    curves, rows, claims = [], [], []
-    lines: list[tuple[str, str, list[int], Callable[[int], tuple[Callable[..., Any], jax.Array]]]] = [
-        (axis, name, values, partial(make, peer=peer))
+    of_peers = [
+        _Line(axis, name, values, partial(make, peer=peer))
         for axis, values, make in (("N", counts, of_samples), ("D", dims, of_dims))
         for name, peer in _PEERS.items()
     ]
-    lines.append(("K", "esjax.exact", classes, of_classes))
+    return [*of_peers, _Line("K", "esjax.exact", classes, of_classes)]
+
+
+def _growth(quick: bool) -> tuple[list[Curve], Table, list[Claim]]:
+    """Fits time = a · quantityᵇ."""
+    curves, rows, claims = [], [], []
     fixed = {"N": "D = 4,000", "D": "N = 1,024", "K": "64 examples"}
-    for axis, name, values, make in lines:
+    for axis, name, values, make in _lines(quick):
         times = [_seconds(*make(value), quick=quick) for value in values]
         xs = [float(value) for value in values]
         fitted = measure.exponent(xs, times)

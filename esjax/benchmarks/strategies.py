@@ -1,7 +1,7 @@
 """The 24 strategies of Petersen et al. (2024, arXiv 2410.08125, sec. 4.1) against a Jacobian's variance.
 
-A strategy is a way to draw N points u of the unit cube, from which ε = icdf(u), and a covariate that is taken
-off the values: J = (1/N) Σ_n (f_n − b_n) s(ε_n)ᵀ / σ. Eight ways, each with three covariates:
+A strategy is a way to draw N points u of the unit cube, from which ε = icdf(u), and a covariate that is
+subtracted from the values: J = (1/N) Σ_n (f_n − b_n) s(ε_n)ᵀ / σ. Eight ways, each with three covariates:
 
 - `mc`: independent points;
 - `qmc`, `rqmc`: Latin hypercubes, at the middle of each stratum or anywhere in it;

@@ -43,7 +43,7 @@ def same_length(**arrays: Any) -> list[Any]:
 
 
 def as_floating(name: str, given: Any) -> Array:
-    """Returns numbers or booleans as floating ones; raises `ValueError` for others."""
+    """Returns numbers or booleans as floating numbers; raises `ValueError` for others."""
     _check_real(name, given)
     if not jnp.issubdtype(given.dtype, jnp.floating):
         given = given.astype(jnp.result_type(float))
@@ -59,11 +59,11 @@ def as_positive(name: str, given: Any) -> Array:
 def as_ordered(name: str, given: Any) -> Array:
     """Returns numbers (n,) that compare with each other as the given ones do; NaN stays NaN.
 
-    Floats and integers stay such, for float32 has no place for all of int32. What is known, and more than JAX
-    holds, is replaced by its rank.
+    Floats stay floats and integers integers, since float32 cannot tell all of int32 apart. Known numbers of
+    more bits than JAX would keep are replaced by their ranks.
 
     Raises:
-        ValueError: they are no numbers or booleans.
+        ValueError: they are not real numbers or booleans.
     """
     _check_real(name, given)
     if isinstance(given, np.ndarray):
@@ -81,7 +81,7 @@ def _check_real(name: str, given: Any) -> None:
 
 
 def check_known(name: str, given: Any, counted: Array, is_right: Callable[[Any], Any], remedy: str) -> None:
-    """Raises `ValueError` for a number that counts and is not right, unless it is traced."""
+    """Raises `ValueError` if a number that counts is not right, unless it is traced."""
     values = known(given, counted)
     if values is None:
         return

@@ -21,15 +21,15 @@ def accuracy(logits: Array, label: Any) -> Array:
         accuracy = isequal(argmax(logits), label)
 
     Args:
-        logits: scores (K,) of one example, floating; of equal ones the first is the largest.
+        logits: scores (K,) of one example, floating; of equal ones, the first counts as the largest.
         label: the true class, () integer in [0, K). `jax.vmap` over examples.
 
     Returns:
         Array (), in the logits' dtype: 0.0 or 1.0. A NaN counts as the largest logit, as in `jnp.argmax`.
 
     Raises:
-        ValueError: `logits` is no floating vector, `label` is no integer, or it is known (not traced) and
-            out of range. A traced label out of range counts as never right.
+        ValueError: `logits` is not a floating vector, `label` is not an integer, or it is known (not traced)
+            and out of range. A traced label that is out of range is never right.
     """
     logits, label, dtype = _one_example("accuracy", logits, label)
     return (jnp.argmax(logits).astype(jnp.int32) == label).astype(dtype)
@@ -41,7 +41,7 @@ def top_k_accuracy(logits: Array, label: Any, *, k: int) -> Array:
         top_k_accuracy = isequal(label ∈ the k indices of the largest logits, true)
 
     Args:
-        logits: scores (K,) of one example, floating; of equal ones the first are the largest.
+        logits: scores (K,) of one example, floating; of equal ones, the first count as the largest.
         label: the true class, () integer in [0, K). `jax.vmap` over examples.
         k: how many, 1 ≤ k ≤ K.
 
@@ -106,8 +106,8 @@ def f1(
         Array (), floating, in [0, 1].
 
     Raises:
-        ValueError: shapes or kinds differ or are others; `average` is unknown; or classes are known (not
-            traced) and out of range. A traced class out of range counts as no class, and a decision as 0.
+        ValueError: shapes or kinds differ, or are not those above; `average` is unknown; or classes are known
+            (not traced) and out of range. A traced class out of range counts as no class, a decision as 0.
     """
     hits, num_predicted, num_actual = _averaged(predicted, labels, num_classes, average, mask)
     return divided(2 * hits, num_predicted + num_actual).mean()
@@ -188,8 +188,8 @@ def cohen_kappa(predicted: Any, labels: Any, *, num_classes: int = 2, mask: Any 
 
         κ = (p_o − p_e) / (1 − p_e),    p_o = tr C / n,    p_e = Σ_c p_c a_c / n²,    0 where p_e = 1
 
-    Arguments and errors are those of `matthews`, whose symbols these are, and it is NaN where that is. Where
-    chance alone explains all, scikit-learn gives NaN.
+    Arguments and errors are those of `matthews`, as are the symbols; it is NaN where `matthews` is. Where
+    chance alone explains everything, scikit-learn gives NaN.
     """
     hits, predicted, actual, count = _by_class(predicted, labels, num_classes, mask)
     by_chance = (actual * (count - predicted)).sum()

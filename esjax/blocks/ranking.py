@@ -44,8 +44,8 @@ def ndcg(
         Array (), floating, in [0, 1]; 0 where nothing is relevant.
 
     Raises:
-        ValueError: they are no vectors of one length; `k` or `gain` is out of range, or known (not traced)
-            relevance negative.
+        ValueError: these are not vectors of one length; `k` or `gain` is out of range; or known (not traced)
+            relevance is negative.
     """
     scores, relevance = same_length(scores=scores, relevance=relevance)
     if gain not in ("exponential", "linear"):
@@ -74,7 +74,7 @@ def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
         Array (), floating, in [0, 1].
 
     Raises:
-        ValueError: they are no vectors of one length.
+        ValueError: these are not vectors of one length.
     """
     scores, relevant = same_length(scores=scores, relevant=relevant)
     mask = mask_like(mask, scores, "scores")
@@ -98,7 +98,7 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
         Array (), floating, in [0, 1]; 0 where nothing is relevant.
 
     Raises:
-        ValueError: they are no vectors of one length.
+        ValueError: these are not vectors of one length.
     """
     scores, relevant = same_length(scores=scores, relevant=relevant)
     mask = mask_like(mask, scores, "scores")
@@ -109,7 +109,7 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     dtype = jnp.result_type(float)
 
     def at_least(among: Array) -> Array:
-        """How many of those have a score of at least that of each item."""
+        """Returns for each item how many `among` them have at least its score."""
         ascending = jnp.sort(jnp.where(among, scores, lowest))
         below = jnp.searchsorted(ascending, scores, side="left").astype(jnp.int32)
         count = jnp.minimum(scores.size - below, among.sum(dtype=jnp.int32))  # the lowest may be a score, too
@@ -122,8 +122,9 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
 def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Array:
     """Returns Harrell's concordance index: the share of comparable pairs that the scores put in order.
 
-    A pair is comparable if the one of the shorter time had the event; or, of equal times, exactly one had
-    it, and counts as the shorter. Equal scores count one half (Harrell et al. 1982, as lifelines has it).
+    A pair is comparable if the one with the shorter time had the event; or, if their times are equal, exactly
+    one had it, which then counts as the shorter. Equal scores count one half (Harrell et al. 1982, as in
+    lifelines).
     It takes n² comparisons.
 
     Args:
@@ -136,8 +137,8 @@ def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Ar
         Array (), floating, in [0, 1]; 1/2, which is chance, where no pair is comparable.
 
     Raises:
-        ValueError: they are no vectors of one length, or known (not traced) events neither 0 nor 1. A traced
-            event that is not 1 counts as none.
+        ValueError: these are not vectors of one length, or known (not traced) events are neither 0 nor 1. A
+            traced event that is not 1 counts as none.
     """
     scores, times, events = same_length(scores=scores, times=times, events=events)
     mask = mask_like(mask, scores, "scores")
@@ -161,7 +162,7 @@ def _exponential(grades: Array) -> Array:
 
 
 def _best_first(scores: Any, mask: Array) -> Array:
-    """Returns the indices (n,) of items by falling score, those that do not count last."""
+    """Returns the indices (n,) of items by falling score, with those that do not count last."""
     scores = as_ordered("scores", scores)
     falling = -scores if jnp.issubdtype(scores.dtype, jnp.floating) else ~scores  # −x of an integer may wrap
     return jnp.lexsort((falling, (~mask).astype(scores.dtype)))

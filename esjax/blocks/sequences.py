@@ -29,8 +29,8 @@ def edit_distance(
         Array (), floating; NaN where a traced length is out of range.
 
     Raises:
-        ValueError: they are no vectors of integers; a length is no integer, or known (not traced) and out of
-            range; or one is of known integers beyond those of JAX and the other is traced.
+        ValueError: the tokens are not vectors of integers; a length is not an integer, or known (not traced)
+            and out of range; or one sequence holds known integers too large for JAX and the other is traced.
     """
     predicted, reference = _comparable(
         predicted=_tokens("predicted", predicted), reference=_tokens("reference", reference)
@@ -40,7 +40,7 @@ def edit_distance(
     places = jnp.arange(predicted.size + 1, dtype=jnp.int32)
 
     def next_row(row: Array, numbered: tuple[Array, Array]) -> tuple[Array, None]:
-        """From the distances of all beginnings of predicted to j tokens of the reference, to j + 1."""
+        """Goes from the distances of all beginnings of predicted to j tokens of the reference, to j + 1."""
         number, token = numbered
         substituted = row[:-1] + _differ(predicted, token).astype(jnp.int32)
         best = (row + 1).at[1:].min(substituted)
@@ -101,7 +101,7 @@ def _comparable(**arrays: Any) -> list[Array]:
 
 
 def _differ(predicted: Array, token: Array) -> Array:
-    """Returns which of the tokens (n,) are not that one (): those of two dtypes, in bits or sign."""
+    """Returns which of the tokens (n,) differ from that one (): of two dtypes, in bits or in sign."""
     if predicted.dtype == token.dtype:
         return predicted != token
     dtype = jnp.int64 if max(predicted.dtype.itemsize, token.dtype.itemsize) > 4 else jnp.int32

@@ -1,9 +1,9 @@
 """Blocks that see scores only through decisions: an argmax, a threshold, a ranking.
 
-Such a block's smoothed value depends on x through the chances of its decisions alone, and these are known.
-So only decisions have to be sampled, not the noise behind them: conditioning on the decision takes the
-noise's share out of the gradient's variance (Rao–Blackwell), and where evaluations are cheap, the sum over
-one decision's alternatives takes that decision's share, too.
+Such a block's smoothed value depends on x only through the chances of its decisions, and these are known.
+So only the decisions have to be sampled, not the noise behind them: conditioning on the decision removes
+the noise's share of the gradient's variance (Rao–Blackwell), and where evaluations are cheap, summing over
+one decision's alternatives removes that decision's share, too.
 
 A decision is a function `(x, sigma, noise) -> Law`; an estimator a function of that law and the block.
 """

@@ -1,7 +1,7 @@
-"""Laws of decisions: how they are drawn, how likely they are, and what would be if one of them changed.
+"""Laws of decisions: how they are drawn, how likely they are, and what they become if one of them changes.
 
 A law is made for one x and σ, whose tracers its functions close over; what they return is differentiable
-in both, except for draws. It imports `exact` for closed forms, and knows nothing of the block.
+in both, except for draws. This file imports `exact` for closed forms, and knows nothing of the block.
 """
 
 import itertools
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax import exact
-from esjax import noise as _noise
 from esjax._core import random
+from esjax.noise import Noise, gumbel
 
 Array = jax.Array
 Outcome = Any  # what a law draws: arrays that no derivative goes through
 
 _FEW = 16
-"""Of so many alternatives all are looked at, rather than one looked up, whose derivative is a scatter."""
+"""Up to this many alternatives, all are read: the derivative of looking one up is a scatter."""
 
 _LOW, _HIGH = -10.0, 60.0
-"""Where a Gumbel distribution function is 0 and 1 even in float64."""
+"""Where the Gumbel distribution function is 0 and 1 even in float64."""
 
 
 class Law(NamedTuple):
@@ -36,14 +36,14 @@ class Law(NamedTuple):
     Attributes:
         num_coordinates: C.
         num_alternatives: A.
-        log_num_outcomes: logarithm of how many different decisions there are.
+        log_num_outcomes: logarithm of the number of different decisions.
         draw: `key -> outcome`.
         decisions: `outcome -> decisions`, an integer array: what the block sees.
         prob: `decisions -> p(decisions | x, σ)` ().
-        log_prob: its logarithm; derivatives are those of decisions that can be, p > 0.
+        log_prob: its logarithm, with derivatives for decisions that can occur, p > 0.
         probs: `outcome -> (C, A − 1)`, chances of a coordinate's alternatives 1 to A − 1, given the others.
         log_likelihood: `outcome -> ()`, log density of what was drawn, up to a constant.
-        flip: `(outcome, coordinate (), steps ()) -> decisions` with that coordinate alone moved on.
+        flip: `(outcome, coordinate (), steps ()) -> decisions` with only that coordinate moved on.
         outcomes: `() -> decisions` of all outcomes, stacked, a NumPy array.
     """
 
@@ -75,13 +75,10 @@ def categorical(probs: Array) -> Law:
         return (u >= up_to[:, :-1]).sum(1, dtype=jnp.int32).reshape(shape)
 
     def chances(decisions: Array) -> Array:
-        if size > _FEW:
-            return jnp.take_along_axis(table, decisions.reshape(count, 1), 1)
-        is_decided = decisions.reshape(count, 1) == jnp.arange(size, dtype=jnp.int32)[None]
-        return jnp.where(is_decided, table, 0).sum(1)
+        return _looked_up(table, decisions.reshape(count, 1))
 
     def log_prob(decisions: Array) -> Array:
-        return _log(chances(decisions)).sum()  # of these alone: the slope of log p is infinite at others' 0
+        return _log(chances(decisions)).sum()  # of these alone: log p has no slope where p = 0
 
     def other_probs(decisions: Array) -> Array:
         others = (decisions.reshape(count, 1) + jnp.arange(1, size, dtype=jnp.int32)[None]) % size
@@ -92,8 +89,7 @@ def categorical(probs: Array) -> Law:
         return flat.at[coordinate].set((flat[coordinate] + steps) % size).reshape(shape)
 
     def outcomes() -> np.ndarray:
-        grid = np.unravel_index(np.arange(size**count), (size,) * count)
-        return np.stack(grid, -1).astype(np.int32).reshape(-1, *shape)
+        return _combinations(size, count).astype(np.int32).reshape(-1, *shape)
 
     return Law(
         num_coordinates=count,
@@ -110,6 +106,19 @@ def categorical(probs: Array) -> Law:
     )
 
 
+def _looked_up(table: Array, choices: Array) -> Array:
+    """Returns each row's entry, (C,) or (C, 1), of a table (C, A) at the choices (C, 1)."""
+    size = table.shape[1]
+    if size > _FEW:
+        return jnp.take_along_axis(table, choices, 1)
+    return jnp.where(choices == jnp.arange(size, dtype=jnp.int32)[None], table, 0).sum(1)
+
+
+def _combinations(size: int, count: int) -> np.ndarray:
+    """Returns every combination of `count` numbers in [0, size), (size^count, count)."""
+    return np.stack(np.unravel_index(np.arange(size**count), (size,) * count), -1)
+
+
 def _up_to(probs: Array) -> Array:
     """Returns P(d ≤ a) (C, A) of chances p (C, A). Whatever the rounding, it rises only where p(a) > 0."""
     return jax.lax.cummax(jnp.where(probs > 0, jnp.cumsum(probs, 1), 0), axis=1)
@@ -120,7 +129,7 @@ def _log(probs: Array) -> Array:
     return jnp.where(probs == 0, -jnp.inf, jnp.log(jnp.where(probs == 0, 1, probs)))
 
 
-def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
+def both(x: Array, sigma: Array, noise: Noise) -> Array:
     """Returns P(x + σ ε ≤ 0) and P(x + σ ε > 0) (..., 2), each with a small relative error."""
     above = exact.threshold_probs(x, sigma, noise=noise)
     if noise.symmetric:
@@ -134,37 +143,26 @@ def both(x: Array, sigma: Array, noise: _noise.Noise) -> Array:
 
 
 def plackett_luce(x: Array, sigma: Array, k: int) -> Law:
-    """Returns the law of the k best of the items (..., k), best first, by scores x + σ ε, Gumbel ε.
+    """Returns the law of the k best items (..., k), best first, by scores x + σ ε with Gumbel ε.
 
     x is (..., n), σ (...). Its coordinates are the items' perturbed scores z: given those of the others, an
-    item's place among them has chances that its own distribution function knows. An outcome is
+    item's chances of each place among them follow from its own distribution function. An outcome is
     (z, order), both (B, n).
     """
-    size = x.shape[-1]
-    shape = (*x.shape[:-1], k)
-    scores = x.reshape(-1, size)
-    scale = sigma.reshape(-1, 1)
+    size, shape = x.shape[-1], (*x.shape[:-1], k)
+    scores, scale = x.reshape(-1, size), sigma.reshape(-1, 1)
     count = scores.shape[0]
-    places = jnp.arange(size, dtype=jnp.int32)
 
     def draw(key: Any) -> tuple[Array, Array]:
-        eps = _noise.gumbel.sample(key, scores.shape, scores.dtype)
+        eps = gumbel.sample(key, scores.shape, scores.dtype)
         z = jax.lax.stop_gradient(scores + scale * eps)
         return z, jnp.argsort(z, axis=-1, descending=True).astype(jnp.int32)
 
     def log_prob(order: Array) -> Array:
-        s, best = scores / scale, order.reshape(count, k)
-        found = jnp.take_along_axis(s, best, 1)
-        left = found  # what the winner of each place has won against, from the last place on
-        if k < size:
-            is_best = jnp.zeros(s.shape, bool).at[jnp.arange(count)[:, None], best].set(True)
-            others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, s), axis=1, keepdims=True)
-            left = jnp.concatenate([found, others], 1)
-        return (found - jax.lax.cumlogsumexp(left, axis=1, reverse=True)[:, :k]).sum()
+        return _log_prob_of_best(scores / scale, order.reshape(count, k))
 
     def log_likelihood(outcome: tuple[Array, Array]) -> Array:
-        gap = (outcome[0] - scores) / scale
-        return (-gap - jnp.exp(-gap - np.euler_gamma) - jnp.log(scale)).sum()
+        return _log_density(outcome[0], scores, scale).sum()
 
     def probs(outcome: tuple[Array, Array]) -> Array:
         return jax.vmap(_place_probs)(scores, scale[:, 0], *outcome).reshape(count * size, size - 1)
@@ -172,17 +170,11 @@ def plackett_luce(x: Array, sigma: Array, k: int) -> Law:
     def flip(outcome: tuple[Array, Array], coordinate: Array, steps: Array) -> Array:
         _, order = outcome
         row, item = coordinate // size, coordinate % size
-        place = jnp.argmax(order[row] == item).astype(jnp.int32)
-        new = (place + steps) % size
-        of_rest = places - (places > new).astype(jnp.int32)
-        source = of_rest + (of_rest >= place).astype(jnp.int32)
-        moved = jnp.where(places == new, item, order[row][jnp.minimum(source, size - 1)])
-        return order.at[row].set(moved)[:, :k].reshape(shape)
+        return order.at[row].set(_moved(order[row], item, steps))[:, :k].reshape(shape)
 
     def outcomes() -> np.ndarray:
         orders = np.array(list(itertools.permutations(range(size), k)), np.int32)
-        grid = np.unravel_index(np.arange(len(orders) ** count), (len(orders),) * count)
-        return orders[np.stack(grid, -1)].reshape(-1, *shape)
+        return orders[_combinations(len(orders), count)].reshape(-1, *shape)
 
     return Law(
         num_coordinates=count * size,
@@ -197,6 +189,29 @@ def plackett_luce(x: Array, sigma: Array, k: int) -> Law:
         flip=flip,
         outcomes=outcomes,
     )
+
+
+def _log_prob_of_best(s: Array, best: Array) -> Array:
+    """Returns log p () of the k best items (B, k), best first, by scores s (B, n) in units of σ."""
+    (count, size), k = s.shape, best.shape[1]
+    found = jnp.take_along_axis(s, best, 1)
+    left = found  # what the winner of each place has won against, from the last place on
+    if k < size:
+        is_best = jnp.zeros(s.shape, bool).at[jnp.arange(count)[:, None], best].set(True)
+        others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, s), axis=1, keepdims=True)
+        left = jnp.concatenate([found, others], 1)
+    return (found - jax.lax.cumlogsumexp(left, axis=1, reverse=True)[:, :k]).sum()
+
+
+def _moved(order: Array, item: Array, steps: Array) -> Array:
+    """Returns the order (n,) with one item moved by `steps` places (cyclic), the others as they were."""
+    size = order.shape[0]
+    places = jnp.arange(size, dtype=jnp.int32)
+    place = jnp.argmax(order == item).astype(jnp.int32)
+    new = (place + steps) % size
+    of_rest = places - (places > new).astype(jnp.int32)
+    source = of_rest + (of_rest >= place).astype(jnp.int32)
+    return jnp.where(places == new, item, order[jnp.minimum(source, size - 1)])
 
 
 def _place_probs(x: Array, sigma: Array, z: Array, order: Array) -> Array:
@@ -215,10 +230,16 @@ def _place_probs(x: Array, sigma: Array, z: Array, order: Array) -> Array:
 
 
 def _chance_below(bound: Array, x: Array, sigma: Array) -> Array:
-    """Returns P(x + σ ε < bound), elementwise, Gumbel ε; bounds may be infinite."""
+    """Returns P(x + σ ε < bound), elementwise, for Gumbel ε; bounds may be infinite."""
     finite = jnp.isfinite(bound)
     gap = (jnp.where(finite, bound, 0) - x) / sigma
     return _gumbel_cdf(jnp.where(finite, gap, jnp.where(bound > 0, _HIGH, _LOW)))
+
+
+def _log_density(z: Array, x: Array, sigma: Array) -> Array:
+    """Returns the log density of x + σ ε at z, elementwise, for Gumbel ε, up to a constant."""
+    gap = (z - x) / sigma
+    return -gap - jnp.exp(-gap - np.euler_gamma) - jnp.log(sigma)
 
 
 def _gumbel_cdf(gap: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A value with slopes that were estimated apart from it, right in every order."""
+"""A value with slopes that were estimated separately, right to every order."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def with_slopes(value: Array, probs: Array, differences: Array, log_likelihood: 
         value: f(d), (m,).
         probs: p_i(a), (c, a).
         differences: f_i(a) − f(d), (c, a, m).
-        log_likelihood: of what d was drawn from, (). First derivatives do not see it; those of them are
-            of expectations under it, by a box that is 1 in value (Foerster et al. 2018).
+        log_likelihood: of the outcome that made d, (). First derivatives do not depend on it; by a factor
+            of value 1, the box, theirs are derivatives of expectations (Foerster et al. 2018).
     """
     return with_rule(jax.lax.stop_gradient(value), _value_dot, (value, probs, differences, log_likelihood))
 

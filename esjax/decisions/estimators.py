@@ -1,7 +1,7 @@
 """Estimators of E[f(d)] over decisions d of a known law: functions of that law and the block.
 
 Each takes `(key, law, block, num_samples, chunk_size)` and returns the block's smoothed values (m,),
-differentiable where the law is. It imports laws, and knows nothing of how they are made.
+differentiable where the law is. This file imports laws, and knows nothing of how they are made.
 """
 
 import math
@@ -24,16 +24,16 @@ Estimator = Callable[..., Array]
 """`(key, law, block, num_samples, chunk_size) -> values (m,)`, differentiable where the law is."""
 
 _MOST_OUTCOMES = 2**16
-"""How many `enumeration` sums over."""
+"""The most outcomes that `enumeration` sums over."""
 
 
 def score(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size: int) -> Array:
-    """Weights the score of N sampled decisions d_n by their values, less the mean of the others'.
+    """Weights the scores of N sampled decisions d_n by their values, less the mean of the other values.
 
         ∇F = (1/N) Σ_n (f(d_n) − b_n) ∇ log p(d_n | x),   b_n = Σ_{l≠n} f(d_l) / (N − 1)
 
     It takes N evaluations of the block (Williams 1992, with the baseline of Kool et al. 2019). Derivatives
-    of higher order are unbiased as well: p(d_n | x) / p(d_n | x₀) is kept in the value, where it is 1.
+    of higher order are unbiased as well: the value keeps a factor p(d_n | x) / p(d_n | x₀), which is 1.
 
     Raises:
         ValueError: `num_samples` is None or 1.
@@ -64,22 +64,22 @@ def local_expectation(
 
         ∇F = (1/N) Σ_n Σ_i Σ_a ∇p_i(a | d_n) f(d_n with decision i changed to a)
 
-    With C decisions of A alternatives, it takes N (1 + C (A − 1)) evaluations of the block, or with
-    `coordinates=c` N (1 + c (A − 1)); one sample is often enough (Titsias & Lázaro-Gredilla 2015). For a
+    With C decisions of A alternatives, it takes N (1 + C (A − 1)) evaluations of the block, or, with
+    `coordinates=c`, N (1 + c (A − 1)); one sample is often enough (Titsias & Lázaro-Gredilla 2015). For a
     ranking, i is an item and a its place among the others, whose perturbed scores are given.
 
     Args:
-        key: as for every estimator, given by `smooth_decisions`, as are the next four.
+        key: given to every estimator by `smooth_decisions`, as are the next four.
         law: of the decisions.
         block: the function to smooth.
         num_samples: N ≥ 1.
-        chunk_size: evaluations at once.
+        chunk_size: evaluations of the block at once.
         coordinates: how many decisions c ≤ C to change, chosen at random for each sample, without
             replacement; their sum is scaled by C / c, which keeps it unbiased. None: all. Pass
             `estimator=functools.partial(esjax.decisions.local_expectation, coordinates=c)`.
 
     Raises:
-        ValueError: `num_samples` is None; `coordinates` is not in [1, C]; or evaluations are 2³¹ or more.
+        ValueError: `num_samples` is None; `coordinates` is not in [1, C]; or it takes 2³¹ evaluations.
     """
     count = _needed(num_samples, "local_expectation", least=1)
     chosen_count = _chosen(coordinates, law.num_coordinates)
@@ -117,15 +117,15 @@ def local_expectation(
 
 
 def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk_size: int) -> Array:
-    """Sums over every outcome, F = Σ_d p(d | x) f(d): exact, with no sample.
+    """Sums over every outcome, F = Σ_d p(d | x) f(d): exact, without sampling.
 
     It is meant for one decision at a time, where the block is a mean over examples of a reward that sees
     only its own decision: smooth that reward, and `jax.vmap` over examples. It takes as many evaluations
     as there are outcomes, at most 65,536: A^C for C decisions of A alternatives, n! / (n − k)! for a ranking.
-    `num_samples` is left out.
+    Leave `num_samples` out.
 
     Raises:
-        ValueError: `num_samples` is given, or there are more outcomes.
+        ValueError: `num_samples` is given, or there are more outcomes than that.
     """
     del key
     if num_samples is not None:
@@ -145,7 +145,7 @@ def enumeration(key: Any, law: Law, block: Block, num_samples: int | None, chunk
 
 
 def _draws(key: Any, law: Law, count: int, chunk_size: int) -> Any:
-    """Returns N outcomes, the same for every chunking."""
+    """Returns N outcomes, the same for every chunk size."""
     at_once = chunk_size if random.is_threefry(key) else 1
     return chunks.over(law.draw, at_once, jax.random.split(key, count))
 
@@ -168,7 +168,7 @@ def _chosen(coordinates: int | None, num_coordinates: int) -> int:
 
 
 def _choose(count: int, num_coordinates: int, key: Any) -> Array:
-    """Returns the coordinates (count,) to change; all of them in order, or a random subset."""
+    """Returns the coordinates (count,) to change: all of them in order, or a random subset."""
     everyone = jnp.arange(num_coordinates, dtype=jnp.int32)
     if count == num_coordinates:
         return everyone

@@ -1,6 +1,6 @@
-"""Quadrature behind `exact`: the chance of one label, or of every class, to be the largest.
+"""Quadrature behind `exact`: the chance that one label, or each of the classes, is the largest.
 
-Many examples are worked on few at a time, such that a block of examples × nodes × classes stays in cache.
+Examples are computed a few at a time, so that a block of examples × nodes × classes stays in cache.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ _BLOCK_FLOATS = 2**18
 def by_rows(function: Callable[..., Any], floats: int, *arrays: Array) -> Any:
     """Applies `function`, batched over one axis, to arrays (..., K), a few examples at a time.
 
-    `floats` says how many numbers one example holds meanwhile.
+    `floats` is how many numbers one example takes meanwhile.
     """
     batch = arrays[0].shape[:-1]
     flat = tuple(array.reshape(-1, array.shape[-1]) for array in arrays)
@@ -55,7 +55,7 @@ def by_rows(function: Callable[..., Any], floats: int, *arrays: Array) -> Any:
 
 
 def _flattened_under_vmap(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """Returns `function`, batched over leading axes, such that `jax.vmap` only adds one more of them."""
+    """Returns `function`, batched over leading axes, so that `jax.vmap` only adds one more of them."""
     apply = jax.custom_batching.custom_vmap(function)
 
     @apply.def_vmap
@@ -83,9 +83,9 @@ def _win_rows(num_nodes: int, t: Array, ends: Array) -> tuple[Array, Array]:
     best = best * spacing[:, None]
     weights = jnp.exp(log_pdf(u)) * best
     slopes = einsum("bn,bnk->bk", weights, hazard)
-    win = weights.sum(-1)
-    lose = (cdf(u) * best * hazard.sum(-1)).sum(-1)
-    return jnp.where(win < lose, win, 1 - lose), slopes
+    won = weights.sum(-1)
+    lost = (cdf(u) * best * hazard.sum(-1)).sum(-1)
+    return jnp.where(won < lost, won, 1 - lost), slopes
 
 
 def _integrate(num_nodes: int | None, t: Array) -> tuple[Array, Array]:
@@ -145,9 +145,10 @@ def _probs_rows(num_nodes: int, s: Array) -> Array:
 def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -> Array:
     """Returns J ṡ, J the symmetric Jacobian with J 1 = 0: Σ_j ∫ r_c r_j ∏ Φ du (ṡ_c − ṡ_j).
 
-    For a leader of p = 1 − 1e-20, the difference would be lost to rounding. So where one has most of the
-    probability (one-hot `leader`, else 0), ṡ is measured from its own, and its own row is what Σ_c ṗ_c = 0
-    leaves. That is symmetric too: the transpose, which is what reverse mode runs, is the same computation.
+    For a leader with p = 1 − 1e-20, the difference would be lost to rounding. So where one class has most of
+    the probability (one-hot `leader`, otherwise 0), ṡ is measured from the leader's, and the leader's own row
+    follows from Σ_c ṗ_c = 0. That is symmetric, too: the transpose, which is what reverse mode runs, is the
+    same computation.
     """
     relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
 
@@ -161,14 +162,14 @@ def _probs_tangent_rows(num_nodes: int, s: Array, leader: Array, s_dot: Array) -
 
 
 def argmax_probs(num_nodes: int | None, s: Array) -> Array:
-    """Returns the chance of each class to be the largest, (..., K); the largest of s (..., K) is 0."""
+    """Returns the chance that each class is the largest, (..., K); the largest of s (..., K) is 0."""
     num_nodes = num_nodes or num_shared_nodes(s.shape[-1], s.dtype)
     probs = by_rows(partial(_probs_rows, num_nodes), num_nodes * s.shape[-1], jax.lax.stop_gradient(s))
     return with_rule(probs, partial(_argmax_probs_dot, num_nodes), (s, probs))
 
 
 def _argmax_probs_dot(num_nodes: int, inputs: Any, tangents: Any) -> Array:
-    """Keeps no nodes × classes block for the transpose: each example's is computed once more."""
+    """Keeps no block of nodes × classes for the transpose: each example's is computed again."""
     (s, probs), (s_dot, _) = inputs, tangents
     leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
     leader = jnp.where(probs > 0.5, leader, 0)

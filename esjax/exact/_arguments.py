@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import noise as _noise
+import esjax.noise
 from esjax._core import placement
 from esjax._core.check import as_array, as_classes, as_given, check_count, check_sigma, known
 from esjax.exact._argmax_integrals import FAR
+from esjax.noise import Noise
 
 Array = jax.Array
 
@@ -28,14 +29,14 @@ def standardized(scores: Array, reference: Array, finite: Array, sigma: Array) -
 
 
 def leads(scores: Array, labels: Array, sigma: Array) -> Array:
-    """Returns by how many σ each rival (..., K) leads the label, which itself holds −FAR."""
+    """Returns by how many σ each rival (..., K) leads the label, whose own entry is −FAR."""
     reference = own(scores, labels)[..., None]
-    known = jnp.isfinite(reference)
-    finite = jnp.isfinite(scores) & known
-    leads = (jnp.where(finite, scores, 0) - jnp.where(known, reference, 0)) / sigma[..., None]
-    leads = jnp.where(finite & ~_is_label(scores, labels), leads, -FAR)
-    leads = jnp.where(jnp.isposinf(scores) & known, FAR, leads)
-    return jnp.clip(leads, -FAR, FAR)
+    has_place = jnp.isfinite(reference)
+    finite = jnp.isfinite(scores) & has_place
+    ahead = (jnp.where(finite, scores, 0) - jnp.where(has_place, reference, 0)) / sigma[..., None]
+    ahead = jnp.where(finite & ~_is_label(scores, labels), ahead, -FAR)
+    ahead = jnp.where(jnp.isposinf(scores) & has_place, FAR, ahead)
+    return jnp.clip(ahead, -FAR, FAR)
 
 
 def _is_label(scores: Array, labels: Array) -> Array:
@@ -50,11 +51,11 @@ def own(scores: Array, labels: Array) -> Array:
 
 
 def share(probs: Array, scores: Array, k: int) -> Array:
-    """Returns probs (..., K) where they are not decided by infinite scores, NaN where there are none."""
+    """Returns probs (..., K), replaced where infinite scores decide, NaN for examples without an answer."""
     top, masked = jnp.isposinf(scores), jnp.isneginf(scores)
     num_top = top.sum(-1, keepdims=True)
-    share = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
-    decided = jnp.where(top, share, 0)
+    of_each = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
+    decided = jnp.where(top, of_each, 0)
     few = (~masked).sum(-1, keepdims=True) <= k
     probs = jnp.where(masked | top | (num_top >= k), decided, jnp.where(few, 1, probs))
     valid = ~(jnp.isnan(scores).any(-1, keepdims=True) | masked.all(-1, keepdims=True))
@@ -62,15 +63,15 @@ def share(probs: Array, scores: Array, k: int) -> Array:
 
 
 def share_of_label(probs: Array, scores: Array, labels: Array, k: int) -> Array:
-    """Returns probs (...) where they are not decided by infinite scores."""
+    """Returns probs (...), replaced where infinite scores decide."""
     label_score, num_top = own(scores, labels), jnp.isposinf(scores).sum(-1)
-    share = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
-    decided = jnp.where(jnp.isposinf(label_score), share, 0)
+    of_each = jnp.minimum(k / jnp.maximum(num_top, 1).astype(probs.dtype), 1)
+    decided = jnp.where(jnp.isposinf(label_score), of_each, 0)
     return jnp.where(jnp.isfinite(label_score) & (num_top < k), probs, decided)
 
 
 def where_valid(probs: Array, scores: Array, labels: Array) -> Array:
-    """Returns probs (...), NaN for examples that have no answer."""
+    """Returns probs (...), NaN for examples without an answer."""
     valid = ~(jnp.isnan(scores).any(-1) | jnp.isneginf(scores).all(-1))
     return jnp.where(valid & (labels >= 0) & (labels < scores.shape[-1]), probs, jnp.nan)
 
@@ -81,7 +82,7 @@ def where_valid(probs: Array, scores: Array, labels: Array) -> Array:
 def check_scores(
     name: str, scores: Any, sigma: Any, num_nodes: Any = None, *, of_classes: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Returns `scores`, the same in at least float32, and σ, of the batch's shape and that dtype."""
+    """Returns `scores`; the same in at least float32; and σ, with the batch's shape and that dtype."""
     given = as_array(name, scores)
     if not jnp.issubdtype(given.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {given.dtype}; convert it with .astype(jnp.float32)")
@@ -133,9 +134,9 @@ def check_k(k: Any, scores: Array) -> None:
 
 
 def check_noise(noise: Any, supported: tuple[str, ...]) -> None:
-    if any(noise == getattr(_noise, name) for name in supported):
+    if any(noise == getattr(esjax.noise, name) for name in supported):
         return
-    names = {id(value): name for name, value in vars(_noise).items() if isinstance(value, _noise.Noise)}
+    names = {id(value): name for name, value in vars(esjax.noise).items() if isinstance(value, Noise)}
     raise ValueError(
         f"noise={names.get(id(noise), repr(noise))} has no closed form here; use "
         + " or ".join(f"esjax.noise.{name}" for name in supported)

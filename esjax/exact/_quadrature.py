@@ -1,8 +1,8 @@
-"""Where and how the integrals of `exact` are taken: log Φ, windows outside of which nothing lives, nodes.
+"""How the integrals of `exact` are computed: log Φ, windows outside which integrands are negligible, nodes.
 
-A trapezoid on such a window converges exponentially. Every integral here is one over u, the place of a
-score, of products over classes of Φ(z) with z = u − t, and of its hazard r(z) = φ(z) / Φ(z) = d log Φ / dz.
-Scores are in units of σ, measured from the label's or from the largest.
+The trapezoidal rule on such a window converges exponentially. Every integral here is over u, the place of a
+score; its integrand is made of products of Φ(z) over classes, z = u − t, and of the hazard
+r(z) = φ(z) / Φ(z) = d log Φ / dz. Scores are in units of σ, measured from the label's or from the largest.
 """
 
 import math
@@ -24,9 +24,9 @@ _LOG_TOLERANCE = {np.dtype(np.float32): 15.0, np.dtype(np.float64): 25.0}
 _STEP = {np.dtype(np.float32): 0.95, np.dtype(np.float64): 0.75}
 _SHARED_STEP = {np.dtype(np.float32): 0.6, np.dtype(np.float64): 0.42}
 """Spacing of nodes, in units of the scale on which integrands vary: chosen by measurement, so that
-relative errors stay below 1e-5 and 1e-9 (5e-6 and 2e-11 are the worst that were seen)."""
+relative errors stay below 1e-5 and 1e-9 (the worst seen are 5e-6 and 2e-11)."""
 SCOUTED = 12
-"""The number of classes from which it pays to look first where the integrands live."""
+"""From this many classes on, it pays to look first for where the integrands live."""
 
 
 # --- log Φ and its slope -----------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def _best_and_hazard(z: Array) -> tuple[Array, Array]:
     if z.shape[-1] >= SCOUTED:
         log_cdf, hazard = _log_cdf_and_hazard(z)
         return jnp.exp(log_cdf.sum(-1)), hazard
-    exponential, mills, below, tail = _parts(z)  # of few, the product of rounded 1 − tail is as good
+    exponential, mills, below, tail = _parts(z)  # of few, a product of rounded 1 − tail is as good
     kept = 1 - tail
     hazard = jnp.where(below, 1, exponential) / jnp.where(below, mills, kept) * (1 / math.sqrt(2 * math.pi))
     return jnp.where(below, tail, kept).prod(-1), hazard
@@ -138,9 +138,9 @@ _SCOUTS = {np.dtype(np.float32): (8, 16), np.dtype(np.float64): (14, 16)}
 
 @lru_cache
 def windows(num_classes: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends of a window for each of `LEADS`, of the best rival over a label at 0.
+    """Returns the ends of a window for each lead in `LEADS` of the best rival over a label at 0.
 
-    With one rival there, or all of them: these two bound the place where the integrands
+    With that lead there may be one rival, or all of them. These two cases bound where the integrands
     φ(u) g(u), φ(u) G(u) and Φ(u) g(u) live, G and g being distribution and density of the best rival.
     """
     from scipy import special
@@ -163,10 +163,10 @@ def windows(num_classes: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
 def _alive(numpy: Any, log_normal: Any, log_best: Any, log_hazard: Any, tolerance: float) -> Any:
     """Returns where, on a uniform grid (..., u), one of the integrands that matter is not negligible.
 
-    The slopes' always is; of the value's two, the one of the smaller of win and lose, or both.
+    That of the slopes always matters; of the value's two, that of the smaller of win and lose, or both.
     """
-    log_cdf, log_pdf = log_normal
-    win, lose, slopes = log_pdf + log_best, log_cdf + log_best + log_hazard, log_pdf + log_best + log_hazard
+    log_below, log_at = log_normal
+    win, lose, slopes = log_at + log_best, log_below + log_best + log_hazard, log_at + log_best + log_hazard
     peaks = [integrand.max(-1, keepdims=True) for integrand in (win, lose, slopes)]
     total_win, total_lose = (
         numpy.exp(integrand - peak).sum(-1, keepdims=True)
@@ -192,9 +192,9 @@ def window(lead: Array, num_classes: int) -> Array:
 def label_window(t: Array) -> Array:
     """Returns where to integrate (B, 2), for a label at 0 and rivals at t (B, K).
 
-    Scouts, a few nodes over all of the window, see the hazard of the best rival, Σ r. Its logarithm is
-    smooth enough for a spline between them, its integral from the right is −log G, and both say where the
-    integrands really live.
+    Scouts, a few nodes over the whole window, see the hazard of the best rival, Σ r. Its logarithm is
+    smooth enough for a spline between them, its integral from the right is −log G, and the two tell where
+    the integrands really live.
     """
     ends = window(t.max(-1), t.shape[-1])
     if t.shape[-1] < SCOUTED:
@@ -213,13 +213,13 @@ def label_window(t: Array) -> Array:
 
 
 @lru_cache
-def _spline(num_scouts: int, per_scout: int) -> np.ndarray:
+def _spline(count: int, per_scout: int) -> np.ndarray:
     """Returns the matrix (scouts, fine grid) of cubic spline interpolation."""
     from scipy import interpolate
 
-    scouts = np.arange(num_scouts)
-    fine = np.arange((num_scouts - 1) * per_scout + 1) / per_scout
-    return interpolate.CubicSpline(scouts, np.eye(num_scouts))(fine).T
+    scouts = np.arange(count)
+    fine = np.arange((count - 1) * per_scout + 1) / per_scout
+    return interpolate.CubicSpline(scouts, np.eye(count))(fine).T
 
 
 def num_nodes_over(width: float, sharpness: float, dtype: Any) -> int:
@@ -228,7 +228,7 @@ def num_nodes_over(width: float, sharpness: float, dtype: Any) -> int:
 
 
 def _sharpness(num_classes: int) -> float:
-    """Returns that of the best of K scores, whose spread is about √(2 log K)⁻¹."""
+    """Returns the sharpness of the best of K scores, whose spread is about √(2 log K)⁻¹."""
     return 1 + 2 * math.log(num_classes)
 
 
@@ -258,7 +258,7 @@ def num_shared_nodes(num_classes: int, dtype: Any) -> int:
 
 
 def _shared_window(num_classes: int, dtype: Any) -> tuple[float, float]:
-    """Returns its ends. A class of probability 1e-20 is at −13.7, and lives halfway between it and 0."""
+    """Returns the ends. A class of probability 1e-20 is at −13.7; its integrand lives halfway to 0."""
     lower, _ = windows(2, np.dtype(dtype))
     _, upper = windows(num_classes, np.dtype(dtype))
     return float(lower[LEADS.searchsorted(-14)]), float(upper[LEADS.searchsorted(0)])

@@ -1,8 +1,8 @@
 """Quadrature behind the top-k functions of `exact`: how many of the classes exceed a place u.
 
-The number N(u) of perturbed scores above u is a sum of independent bits (Poisson-binomial). Its chances
-are multiplied together as polynomials in halves, kept to degree k − 1 and scaled at each step, so that
-neither 10⁵ classes of small chance nor products below the smallest float lose digits.
+The number N(u) of perturbed scores above u is a sum of independent bits (Poisson-binomial). Their chances
+are multiplied as polynomials, pair by pair, cut to degree k − 1 and scaled at each step, so that neither
+10⁵ classes of small chance nor products below the smallest float lose digits.
 """
 
 import math
@@ -19,13 +19,13 @@ from esjax.exact._quadrature import log_cdf_and_hazard, log_pdf, num_nodes_over,
 Array = jax.Array
 
 _REACH = 13.0
-"""Classes farther from the k-th largest, in σ, are in or out of the k largest but for 10⁻²⁰."""
+"""Classes farther than this from the k-th largest, in σ, are in or out, with an error of 10⁻²⁰."""
 
 
 def _bits(z: Array) -> tuple[Array, Array, Array]:
-    """Returns a, b, c, elementwise, with P(below) = a exp(c) and P(above) = b exp(c), and a or c trivial.
+    """Returns a, b, c, elementwise, with P(below) = a exp(c) and P(above) = b exp(c), where a = 1 or c = 0.
 
-    Odds (a = 1) where a class is more likely below: their sums keep small chances to relative precision.
+    b holds odds (a = 1) where a class is more likely below: sums of odds keep small chances precise.
     """
     log_below, _ = log_cdf_and_hazard(z)
     log_above, _ = log_cdf_and_hazard(-z)
@@ -82,8 +82,8 @@ def _trapezoid(first: Array, last: Array, num_nodes: int) -> tuple[Array, Array]
 def win(k: int, num_nodes: int | None, t: Array) -> Array:
     """Returns the chance (...) that fewer than k rivals at t (..., K) exceed a label at 0.
 
-    ∫ φ(u) P(N(u) < k) du, on a window from where a k-th best rival alone would allow it to where the best
-    of all at its place would. The label's own place in t holds −FAR.
+    ∫ φ(u) P(N(u) < k) du, on a window from where it would begin if the k-th best rival were the only one, to
+    where it would end if all rivals were at its place. The label's own entry in t is −FAR.
     """
     dtype = np.dtype(t.dtype)
     count = num_nodes or _count(k, t.shape[-1], _REACH + 6, dtype)
@@ -102,7 +102,7 @@ def _win_rows(k: int, num_nodes: int, t: Array) -> Array:
 
 
 def _least(dtype: np.dtype) -> float:
-    """Returns where φ, over a window from there on, leaves out nothing that the dtype can see."""
+    """Returns a place below which φ leaves nothing that the dtype can see."""
     return -6.0 if dtype == np.float32 else -8.0
 
 
@@ -110,12 +110,12 @@ def _least(dtype: np.dtype) -> float:
 
 
 def probs(k: int, num_nodes: int | None, s: Array) -> Array:
-    """Returns the chance of each class (..., K) to be among the k largest; the k-th largest of s is 0.
+    """Returns the chance (..., K) that each class is among the k largest; the k-th largest of s is 0.
 
         p_c = ∫ φ(u − s_c) P(N_{−c}(u) < k) du
 
-    P(N < k) is linear in each class's chance to be below u, and the derivative in it is what the others
-    alone give: one backward pass through the product has it for all classes.
+    P(N < k) is linear in each class's chance of being below u, and its derivative there is what the other
+    classes alone give: one backward pass through the product finds it for all classes.
     """
     dtype, size = np.dtype(s.dtype), s.shape[-1]
     count = num_nodes or _count(k, size, _REACH + 2 * 7.0, dtype)

@@ -7,31 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax import noise as _noise
 from esjax._core.check import known
 from esjax.exact import _argmax_integrals, _arguments
+from esjax.noise import Noise, gumbel, logistic, normal
 
 Array = jax.Array
 
 
-def argmax_probs(
-    logits: Any, sigma: Any, *, noise: _noise.Noise = _noise.normal, num_nodes: int | None = None
-) -> Array:
-    """Returns for each class the chance to be the largest of the perturbed logits.
+def argmax_probs(logits: Any, sigma: Any, *, noise: Noise = normal, num_nodes: int | None = None) -> Array:
+    """Returns each class's chance of being the largest of the perturbed logits.
 
         p_c = P(argmax(logits + σ ε) = c)
             = ∫ φ(u − s_c) ∏_{j≠c} Φ(u − s_j) du,  s = logits / σ    for normal noise
             = softmax(logits / σ)_c                                  for Gumbel noise
 
-    (Thurstone 1927, case V, and Yellott 1977, of which they are the two best-known models of choice.)
-    All classes share the product of the integrand, so that all of them take O(K · nodes).
+    (Thurstone 1927, case V, and Yellott 1977: the two best-known models of choice.) All classes share the
+    product in the integrand, so that all of them together take O(K · nodes).
 
     Args:
         logits: (..., K), floating, K ≥ 2. −inf masks a class: p_c = 0, gradient 0. +inf wins; several of
             them share the 1.
         sigma: σ > 0, the scale of the noise in units of the logits: (), or what broadcasts to (...).
         noise: `esjax.noise.normal` or `esjax.noise.gumbel`.
-        num_nodes: nodes of the trapezoid, ≥ 8, for normal noise. None: from K and the dtype.
+        num_nodes: nodes of the trapezoidal rule, ≥ 8, for normal noise. None: from K and the dtype.
 
     Returns:
         Array (..., K) in the logits' dtype (computed in float32 where that is narrower).
@@ -53,11 +51,11 @@ def argmax_probs(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _argmax_probs(noise: _noise.Noise, num_nodes: int | None, scores: Array, sigma: Array) -> Array:
+def _argmax_probs(noise: Noise, num_nodes: int | None, scores: Array, sigma: Array) -> Array:
     finite = jnp.isfinite(scores)
     largest = jnp.where(finite, scores, -jnp.inf).max(-1, keepdims=True)
     s = _arguments.standardized(scores, largest, finite, sigma)
-    if noise == _noise.gumbel:
+    if noise == gumbel:
         probs = jax.nn.softmax(jnp.where(finite | ~finite.any(-1, keepdims=True), s, -jnp.inf), -1)
     else:
         probs = _argmax_integrals.argmax_probs(num_nodes, s)
@@ -69,29 +67,29 @@ def accuracy(
     labels: Any,
     sigma: Any,
     *,
-    noise: _noise.Noise = _noise.normal,
+    noise: Noise = normal,
     num_nodes: int | None = None,
 ) -> Array:
     """Returns each example's chance that the label's perturbed logit is the largest: what training maximises.
 
         p = P(argmax(logits + σ ε) = label) = `argmax_probs(logits, sigma)[label]`
 
-    with nodes placed where this label's integrand lives, so that value and gradient are right to relative
-    precision for a label 13 σ behind the leader too. The gradient comes with the value: a second pass
-    over the classes is not made. Memory is O(K) for each example.
+    with nodes placed where this label's integrand lives, so that value and gradient keep their relative
+    precision even for a label 13 σ behind the leader. The gradient comes with the value, without a second
+    pass over the classes. Memory is O(K) for each example.
 
     Args:
         logits: (..., K), floating, K ≥ 2, as for `argmax_probs`.
         labels: (...), integers in [0, K).
         sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
         noise: `esjax.noise.normal` or `esjax.noise.gumbel`.
-        num_nodes: nodes of the trapezoid, ≥ 8, for normal noise. None: from K and the dtype.
+        num_nodes: nodes of the trapezoidal rule, ≥ 8, for normal noise. None: from K and the dtype.
 
     Returns:
         Array (...) in the logits' dtype. Its mean is the smoothed accuracy of the batch.
 
     Raises:
-        ValueError: as `argmax_probs`; or labels are not integers (...), or known and out of range.
+        ValueError: as for `argmax_probs`; or labels are not integers (...), or known and out of range.
     """
     logits, scores, sigma = _arguments.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _arguments.check_noise(noise, ("normal", "gumbel"))
@@ -101,10 +99,8 @@ def accuracy(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _accuracy(
-    noise: _noise.Noise, num_nodes: int | None, scores: Array, labels: Array, sigma: Array
-) -> Array:
-    if noise == _noise.gumbel:
+def _accuracy(noise: Noise, num_nodes: int | None, scores: Array, labels: Array, sigma: Array) -> Array:
+    if noise == gumbel:
         probs = _arguments.own(_argmax_probs(noise, None, scores, sigma), labels)
     else:
         probs = _argmax_integrals.win(num_nodes, _arguments.leads(scores, labels, sigma))
@@ -112,9 +108,7 @@ def _accuracy(
     return _arguments.where_valid(probs, scores, labels)
 
 
-def threshold_probs(
-    x: Any, sigma: Any, *, threshold: Any = 0.0, noise: _noise.Noise = _noise.normal
-) -> Array:
+def threshold_probs(x: Any, sigma: Any, *, threshold: Any = 0.0, noise: Noise = normal) -> Array:
     """Returns P(x + σ ε > threshold), elementwise: the smoothed step.
 
         Φ(a) for normal noise, 1 / (1 + exp(−a)) for logistic, 1 − exp(−exp(a − γ)) for (centred) Gumbel,
@@ -141,9 +135,9 @@ def threshold_probs(
         raise ValueError(f"threshold={wrong} must be finite; use a number in the units of x")
     finite = jnp.isfinite(scores)
     a = jnp.where(finite, (jnp.where(finite, scores, 0) - threshold) / sigma, 0)
-    if noise == _noise.normal:
+    if noise == normal:
         probs = jax.scipy.special.ndtr(a)
-    elif noise == _noise.logistic:
+    elif noise == logistic:
         probs = jax.nn.sigmoid(a)
     else:
         probs = -jnp.expm1(-jnp.exp(jnp.minimum(a, _argmax_integrals.FAR) - np.euler_gamma))

@@ -12,25 +12,25 @@ Array = jax.Array
 
 
 def top_k_probs(logits: Any, k: int, sigma: Any, *, num_nodes: int | None = None) -> Array:
-    """Returns for each class the chance to be among the k largest of the perturbed logits, normal noise.
+    """Returns each class's chance of being among the k largest of the perturbed logits, for normal noise.
 
         p_c = ∫ φ(u − s_c) P(N_c(u) < k) du,   s = logits / σ
 
     where N_c(u) counts the other classes above u, a sum of independent bits of chance 1 − Φ(u − s_j)
-    (Poisson-binomial). They sum to k. Time is O(K · k · nodes).
+    (Poisson-binomial). The p_c sum to k. Time is O(K · k · nodes).
 
     Args:
-        logits: (..., K), floating, K ≥ 2. A class with −inf is never among them, and +inf takes a place;
-            where more than k do, each has an equal share of them.
+        logits: (..., K), floating, K ≥ 2. A class at −inf is never among them, and one at +inf takes a place;
+            where there are more than k of these, they share the places equally.
         k: how many, 1 ≤ k ≤ K.
         sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
-        num_nodes: nodes of the trapezoid, ≥ 8. None: from K, k and the dtype.
+        num_nodes: nodes of the trapezoidal rule, ≥ 8. None: from K, k and the dtype.
 
     Returns:
         Array (..., K) in the logits' dtype.
 
     Raises:
-        ValueError: as `argmax_probs`; or `k` is out of range.
+        ValueError: as for `argmax_probs`; or `k` is out of range.
     """
     logits, scores, sigma = _arguments.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     _arguments.check_k(k, scores)
@@ -47,7 +47,7 @@ def _top_k_probs(k: int, num_nodes: int | None, scores: Array, sigma: Array) -> 
 
 
 def top_k_accuracy(logits: Any, labels: Any, k: int, sigma: Any, *, num_nodes: int | None = None) -> Array:
-    """Returns each example's chance that the label is among the k largest perturbed logits, normal noise.
+    """Returns each example's chance that the label is among the k largest perturbed logits, for normal noise.
 
         p = `top_k_probs(logits, k, sigma)[label]`
 
@@ -58,13 +58,13 @@ def top_k_accuracy(logits: Any, labels: Any, k: int, sigma: Any, *, num_nodes: i
         labels: (...), integers in [0, K).
         k: how many, 1 ≤ k ≤ K.
         sigma: σ > 0, in units of the logits: (), or what broadcasts to (...).
-        num_nodes: nodes of the trapezoid, ≥ 8. None: from K, k and the dtype.
+        num_nodes: nodes of the trapezoidal rule, ≥ 8. None: from K, k and the dtype.
 
     Returns:
         Array (...) in the logits' dtype.
 
     Raises:
-        ValueError: as `accuracy`; or `k` is out of range.
+        ValueError: as for `accuracy`; or `k` is out of range.
     """
     logits, scores, sigma = _arguments.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
     labels = _arguments.check_labels(labels, scores)

@@ -58,11 +58,11 @@ def evaluate(
     Args:
         task: the function and its options.
         log: where calls and faults are counted.
-        samples: for each its index and arguments.
+        samples: the index and arguments of each.
 
     Raises:
         ValueError: a value does not fit the declared result; or the executor is closed.
-        RuntimeError: an evaluation failed, with all retries, and there is no `on_error`; or the executor
+        RuntimeError: an evaluation failed, as did all retries, and there is no `on_error`; or the executor
             broke.
     """
     counter = Counter(log)
@@ -120,14 +120,14 @@ def _copied(fun: Callable[..., Any], *args: Any) -> Any:
 def _copied_leaf(leaf: Any) -> Any:
     try:
         return np.array(leaf, subok=True)  # a mask is looked at later
-    except Exception:  # no array: `_checked_leaf` says so
+    except Exception:  # not an array: `_checked_leaf` says so
         return leaf
 
 
 def _finish(
     task: Task, counter: Counter, index: tuple[int, ...], args: tuple[Any, ...], future: Future[Any]
 ) -> Leaves:
-    """Waits for a value; makes calls again whose worker failed, and lets `on_error` answer at last."""
+    """Waits for a value; repeats a call whose worker failed, and lets `on_error` answer in the end."""
     for again in range(task.retries + 1):
         if again:
             counter.add("retries")
@@ -147,7 +147,7 @@ def _finish(
     counter.add("substituted")
     with task.turn:
         substitute = _copied(task.on_error, value, *args)
-    return _checked(task, substitute, f"what on_error gave for {name_of(index)}")
+    return _checked(task, substitute, f"the value that on_error gave for {name_of(index)}")
 
 
 def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "timeout", "death"] | None, Any]:
@@ -166,7 +166,7 @@ def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "tim
 
 
 def _deaths() -> tuple[type[BaseException], ...]:
-    """Returns what executors raise for a worker that died, of those that are loaded."""
+    """Returns what those executors that are loaded raise for a worker that died."""
     names = (
         ("esjax.host.executors", "WorkerDied"),
         ("distributed.scheduler", "KilledWorker"),
@@ -187,7 +187,7 @@ def _own(error: BaseException) -> BaseException:
 
 def _broken(executor: Any) -> RuntimeError:
     return RuntimeError(
-        f"executor={executor!r} is broken: a worker died, and it does not replace it; use "
+        f"executor={executor!r} is broken: a worker died, and this executor does not replace it; use "
         "esjax.host.ProcessPool, which does"
     )
 
@@ -212,7 +212,7 @@ def _checked_leaf(leaf: Any, like: Any, what: str) -> NDArray[Any]:
         found = np.asarray(leaf)
     except Exception as error:  # whatever an __array__ raises, such as that of a tensor on a GPU
         raise ValueError(
-            f"{what} has {leaf!r} in it, of which NumPy makes no array ({error}); return NumPy arrays"
+            f"{what} has {leaf!r} in it, which NumPy cannot turn into an array ({error}); return NumPy arrays"
         ) from error
     if found.shape != like.shape or not np.can_cast(found.dtype, like.dtype, "same_kind"):
         raise ValueError(
@@ -234,7 +234,7 @@ def check(task: Task) -> None:
             raise ValueError(f"{name}={function!r} is not callable; pass a function")
     if not isinstance(task.executor, Executor | None):
         raise ValueError(
-            f"executor={task.executor!r} is no concurrent.futures.Executor; for Dask pass "
+            f"executor={task.executor!r} is not a concurrent.futures.Executor; for Dask pass "
             "client.get_executor(pure=False), for Ray esjax.host.RayExecutor()"
         )
     if isinstance(task.retries, bool) or not isinstance(task.retries, int) or task.retries < 0:
@@ -259,7 +259,7 @@ def _functions(task: Task) -> Iterator[tuple[str, Any]]:
 def _check_pickles(fun: Any) -> None:
     try:
         pickle.dumps(fun)
-    except Exception as error:  # whatever a __reduce__ raises, beside PicklingError, TypeError and others
+    except Exception as error:  # PicklingError, TypeError and others, and whatever a __reduce__ raises
         raise ValueError(
             f"python_fun={fun!r} cannot be sent to another process ({error}); define it at the top of a "
             "module, with what it needs as arguments or by functools.partial"

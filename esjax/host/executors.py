@@ -1,6 +1,6 @@
-"""Executors for `esjax.host.wrap` where `concurrent.futures` has none: replaceable processes, and Ray.
+"""Executors for `esjax.host.wrap` that `concurrent.futures` lacks: replaceable processes, and Ray.
 
-Worker processes import this file, so that it does without JAX until it is asked for a pool.
+Worker processes import this file, so it does without JAX until it is asked for a pool.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ class WorkerDied(RuntimeError):
 
 
 class CannotLoad(RuntimeError):
-    """A worker process cannot start, or not import the function that it is to call."""
+    """A worker process cannot start, or cannot import the function that it is to call."""
 
 
 class CallTimedOut(TimeoutError):
-    """A call took longer than it may, and its process was killed."""
+    """A call took longer than allowed, and its process was killed."""
 
 
 class ProcessPool(Executor):
     """Worker processes that are replaced when they die or hang.
 
     A `ProcessPoolExecutor` of the standard library breaks for good when a worker dies, and cannot cut off
-    a call; here each worker is one of its own, of a single process. As with that one, a script that starts
-    it needs `if __name__ == "__main__":`. A worker imports the module of a function before the time of its
-    first call runs. Ctrl-C, which a terminal sends to workers too, ends what a function does and leaves the
-    worker. Programs that a function starts are not killed with its worker: give them a time limit of
-    their own.
+    a call; here each worker is such an executor of its own, with a single process. As there, a script that
+    starts a pool needs `if __name__ == "__main__":`. A worker imports the module of a function before the
+    time of its first call begins to count. Ctrl-C, which a terminal sends to workers too, ends the call and
+    leaves the worker. Programs that a function starts are not killed with its worker: give them a time limit
+    of their own.
 
     Args:
         num_workers: processes, >= 1. None: as many as there are cores.
@@ -68,7 +68,7 @@ class ProcessPool(Executor):
     def submit_within(self, timeout: float, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Schedules a call whose worker is killed, and replaced, if it works longer than `timeout` seconds.
 
-        Its future raises `CallTimedOut` then. Starting the worker and importing do not count.
+        Its future then raises `CallTimedOut`. The time to start the worker and to import does not count.
         """
         return self._threads.submit(self._run, timeout, fn, args, {})
 
@@ -80,7 +80,7 @@ class ProcessPool(Executor):
             self._idle.put(worker)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the workers: after what is scheduled, or at once with `cancel_futures`."""
+        """Ends the workers: after the scheduled calls, or at once with `cancel_futures`."""
         self._threads.shutdown(wait=False, cancel_futures=cancel_futures)
         if cancel_futures:
             for worker in self._workers:
@@ -98,7 +98,7 @@ class ProcessPool(Executor):
 
 
 class _Worker:
-    """A process that makes one call at a time, started at the first one and again after it died."""
+    """A process that makes one call at a time, started at the first call and again after it has died."""
 
     def __init__(self) -> None:
         self._process: ProcessPoolExecutor | None = None
@@ -147,7 +147,7 @@ class _Worker:
             self._kill()
 
     def _load(self, fn: Any) -> None:
-        """Imports the function's module before a call's time begins to run."""
+        """Imports the function's module before a call's time begins to count."""
         if fn is self._loaded:
             return
         try:
@@ -206,7 +206,7 @@ class RayExecutor(Executor):
             ) from error
         if not ray.is_initialized():
             raise ValueError(
-                "Ray is not started; call ray.init() first, with the address of a cluster or none"
+                "Ray is not started; call ray.init() first, with or without the address of a cluster"
             )
         self._remote = ray.remote(_call).options(**({"max_retries": 0} | options))
 
@@ -226,7 +226,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _leave_interrupts() -> None:
-    """Leaves Ctrl-C, which a terminal sends to workers too, to the process that has started this one."""
+    """Leaves Ctrl-C, which a terminal sends to workers too, to the process that started this one."""
     signal.signal(signal.SIGINT, _ignore)  # not SIG_IGN, which programs that a function starts would inherit
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
@@ -236,7 +236,7 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def _interruptible(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls `fn` in a worker, which Ctrl-C ends unless `fn` has a handler of its own; the worker stays."""
+    """Calls `fn` in a worker; Ctrl-C ends the call, unless `fn` has a handler of its own, not the worker."""
     if signal.getsignal(signal.SIGINT) is not _ignore:
         return _call(fn, args, kwargs)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -248,9 +248,9 @@ def _interruptible(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 
 def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls `fn` in a worker; an exception that no other process can read would break the pool, and is told.
+    """Calls `fn` in a worker; an exception that cannot be unpickled would break the pool: its text is raised.
 
-    Many are such: their class takes other arguments than the text that it hands on to `Exception`.
+    Many are like that: their class takes arguments other than the text that it passes on to `Exception`.
     """
     try:
         return fn(*args, **kwargs)

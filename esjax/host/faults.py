@@ -1,4 +1,4 @@
-"""What went wrong in calls of a Python function: faults, their count, and how they are told."""
+"""What went wrong in calls of a Python function: faults, their count, and how they are reported."""
 
 import copy
 import threading
@@ -37,7 +37,7 @@ class Log:
     """What happened in all calls so far.
 
     Attributes:
-        evaluations: calls of the function whose outcome was awaited, repeated ones too.
+        evaluations: calls of the function whose outcome was awaited, repeated ones included.
         exceptions: of the function.
         timeouts: calls that were cut off.
         deaths: workers that died.
@@ -69,7 +69,7 @@ class Counter:
             setattr(self._log, name, getattr(self._log, name) + 1)
 
     def fault(self, fault: Fault) -> None:
-        """Counts a fault, and keeps it, without what holds a batch alive."""
+        """Counts a fault, and keeps it without what would hold the batch in memory."""
         self.add({"exception": "exceptions", "timeout": "timeouts", "death": "deaths"}[fault.kind])
         kept = fault._replace(args=jax.tree.map(np.array, fault.args), error=_without_traceback(fault.error))
         with self._lock:
@@ -77,15 +77,15 @@ class Counter:
 
 
 def _without_traceback(error: BaseException) -> BaseException:
-    """Returns a copy: a traceback keeps the whole batch alive. RuntimeError, raised from it, has it still."""
+    """Returns a copy: a traceback holds the whole batch. The RuntimeError raised from `error` keeps it."""
     try:
         return copy.copy(error).with_traceback(None)
-    except Exception:  # its class takes other arguments than those that it hands on to Exception
+    except Exception:  # its class takes arguments other than those that it passes on to Exception
         return RuntimeError(described(error))
 
 
 def name_of(index: tuple[int, ...]) -> str:
-    """Returns what a sample of this index is called in a message."""
+    """Returns what a message calls the sample of this index."""
     return f"sample {', '.join(map(str, index))}" if index else "the only sample"
 
 

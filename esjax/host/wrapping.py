@@ -28,12 +28,12 @@ def wrap(
     on_error: Callable[..., Any] | None = None,
     retries: int = 0,
 ) -> "Wrapped":
-    """Makes a JAX function of a Python function, which works inside `jit`, `vmap`, `scan` and `smooth`.
+    """Makes a Python function a JAX function, which works inside `jit`, `vmap`, `scan` and `smooth`.
 
     It has no gradient of its own: `esjax.smooth` gives it one. Under `vmap`, and so for all samples that
     `smooth` evaluates at once (its `chunk_size`), there is one callback from the device, and `python_fun` is
-    called once for each sample, never more. In a computation that `jit` spreads over several devices by
-    itself each of them would call: spread the samples by `smooth(..., sharding=...)` instead.
+    called once for each sample, never more. In a computation that `jit` by itself spreads over several
+    devices, each of them would call it: spread the samples by `smooth(..., sharding=...)` instead.
 
     Args:
         python_fun: `python_fun(*args)`, of pytrees of NumPy arrays (read-only), for one sample. It may keep
@@ -48,8 +48,8 @@ def wrap(
         timeout: seconds after which a call is cut off, and its worker replaced; needs `host.ProcessPool`.
         on_error: `on_error(error, *args)` → a value in place of the one that failed, such as NaN, which
             `smooth(..., discard=jnp.isnan)` leaves out.
-        retries: how often a call is made again whose worker hung or died, ≥ 0. An exception of `python_fun`
-            itself is not tried again.
+        retries: how often to repeat a call whose worker hung or died, ≥ 0. A call that raised an exception of
+            `python_fun` itself is not repeated.
 
     Returns:
         `wrapped(*args)`, args pytrees of arrays. `wrapped.log` counts evaluations and faults, and keeps the
@@ -59,8 +59,8 @@ def wrap(
         ValueError: an option is out of range, or does not fit the others; `python_fun` cannot be pickled for
             a process pool. When called: a value does not fit `result`, or the executor is closed.
         RuntimeError: when called: `python_fun` failed, and there is no `on_error`; the text names the sample,
-            the exception and the input. (Inside `jit` JAX makes a `jax.errors.JaxRuntimeError` of either, and
-            begins its third line with the text.)
+            the exception and the input. (Inside `jit`, JAX turns either into a `jax.errors.JaxRuntimeError`,
+            whose third line begins with the text.)
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np, esjax
@@ -123,7 +123,7 @@ def _is_traced(leaf: Any) -> bool:
 
 
 class _Callback:
-    """What a device calls with its buffers; one object for the same kind of arguments is compiled once.
+    """What a device calls with its buffers: one object for each kind of arguments, compiled only once.
 
     Attributes:
         wrapped: the function.
@@ -137,7 +137,7 @@ class _Callback:
         self.on_arrays = self._on_arrays
 
     def evaluate(self, batch: tuple[int, ...], arrays: list[np.ndarray]) -> _evaluation.Leaves:
-        """Returns the values (*batch, ...) of arrays whose axes of `vmap` are 1 where they do not vary."""
+        """Returns the values (*batch, ...) at arrays whose axes of `vmap` are 1 where they do not vary."""
         arrays = [
             np.broadcast_to(array, batch + array.shape[array.ndim - rank :])  # read-only, and no copy
             for array, rank in zip(arrays, self.ranks, strict=True)
@@ -179,10 +179,10 @@ class _Callback:
 
 
 def _raise_alone(error: Exception) -> NoReturn:
-    """Raises `error` as if out of a frame that nothing called.
+    """Raises `error` as if from a frame that nothing called.
 
-    Before an exception's text XLA puts all calls that lead to the innermost frame of its traceback: dozens of
-    lines of JAX and of the user's program, and none of `python_fun`. The frame of a generator that has not
+    Before an exception's text, XLA puts all calls that lead to the innermost frame of its traceback: dozens
+    of lines of JAX and of the user's program, and none of `python_fun`. The frame of a generator that has not
     begun has no caller, so that one line remains.
     """
     generator: Any = _python_fun()

@@ -1,4 +1,4 @@
-"""What every sampler says of its groups, checks, and how large they may be."""
+"""What every sampler says of its groups, what it checks, and how large groups may be."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class Groups(NamedTuple):
     """How one group is drawn.
 
     Attributes:
-        size: samples in a group, in [1, N]; the last group is cut short where N is no multiple.
+        size: samples in a group, in [1, N]; the last group is cut short where N is not a multiple.
         draw: `(key, dtype) -> (size, dim)` perturbations ε.
     """
 
@@ -38,7 +38,7 @@ def check(num_samples: Any, dim: Any, noise: Any) -> None:
     if dim != 0:
         check_count("dim", dim)
     if not isinstance(noise, Noise):
-        raise ValueError(f"noise={noise!r} is no Noise; use one of esjax.noise, such as normal")
+        raise ValueError(f"noise={noise!r} is not a Noise; use one of esjax.noise, such as normal")
 
 
 def half(num_samples: int, dim: int) -> int:

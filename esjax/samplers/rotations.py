@@ -37,7 +37,7 @@ def _orthogonal_normal(key: Any, size: int, dim: int, dtype: Any) -> Array:
     """Returns (size, dim): rows N(0, I) in orthogonal directions.
 
     The directions depend on those of parts of the Gaussian rows only, and are independent of all lengths.
-    So a row takes the length of the Gaussian row that it was made of.
+    So a row takes the length of the Gaussian row that it was made from.
     """
     rows = random.normal(key, (size, dim), dtype)
     return jnp.linalg.norm(rows, axis=1, keepdims=True) * _rotation(rows)
@@ -51,7 +51,7 @@ def _rotation(rows: Array) -> Array:
           = I − Vᵀ T V,  T⁻¹ = ½ I + the part of V Vᵀ above its diagonal
 
     (Stewart 1980, thm. 3.3; Joffrain et al. 2006); row i points along x_i before H_1 ⋯ H_i−1 turn it. Rows
-    wait for each other in a triangular system of n × n only, where Gram and Schmidt's wait in everything.
+    wait for each other only in a triangular system of n × n; in Gram and Schmidt's method, in everything.
     """
     count, dim = rows.shape
     axes = jnp.eye(count, dim, dtype=rows.dtype)

@@ -59,7 +59,7 @@ class Calibration(NamedTuple):
 
     @property
     def remark(self) -> str:
-        """What there is to say against the choice; empty if nothing."""
+        """A warning about the choice, or empty."""
         chosen = int(np.flatnonzero(np.asarray(self.sigmas) == np.asarray(self.sigma))[0])
         if not self.final[chosen] + 2 * self.final_error[chosen] < self.value:
             return (
@@ -100,19 +100,19 @@ def calibrate(
 
     For each candidate, `num_repeats` descents of `num_steps` steps are made, with the same keys for every
     candidate: each step takes the gradient of N samples of normal noise, with the defaults of
-    `esjax.smooth`. Of candidates that end equally low, that of the largest signal-to-noise is taken.
+    `esjax.smooth`. Of candidates that end equally low, the one of the largest signal-to-noise is taken.
 
     Longer descents favour a smaller σ, which ends closer to an optimum: for training that is many times
     longer than the trials, raise `num_steps`, and give the optimiser that training will use.
 
-    Signal-to-noise alone does not choose: where only few samples change anything their gradient may be
-    clear, and lead nowhere; and where f does not change with the scale of x, the curve is flat. Nor does a
+    Signal-to-noise alone cannot choose: where only a few samples change anything, their gradient may be
+    clear, and lead nowhere; and where f does not change with the scale of x, the curve is flat. Nor can a
     single step: it favours a σ that sees far, and ends too far from the optimum. The trials take
     S · `num_repeats` · `num_steps` · N evaluations for S candidates. Works inside `jit`.
 
     Args:
-        fun: `fun(x, *args) -> ()`, to be *minimised*: put a minus before what is to be maximised, and
-            what follows the block in the pipeline behind it.
+        fun: `fun(x, *args) -> ()`, to be *minimised*: negate what is to be maximised, and include what
+            follows the block in the pipeline.
         key: a PRNG key, consumed by the call.
         x: a pytree of floating arrays: where the optimisation starts.
         *args: passed on to `fun`.
@@ -125,8 +125,8 @@ def calibrate(
         num_repeats: independent trials for each candidate, ≥ 2.
 
     Raises:
-        ValueError: `fun` does not return one number; `sigmas` is not as said; x is zero, and `sigmas` or
-            `optimizer` is None; or as `esjax.smooth`.
+        ValueError: `fun` does not return one number; `sigmas` is not as described; x is zero, and `sigmas`
+            or `optimizer` is None; or as for `esjax.smooth`.
         TypeError: `optimizer` has no `init` and `update`.
 
     Examples:
@@ -139,35 +139,22 @@ def calibrate(
     """
     check_key(key)
     num_steps = check_count("num_steps", num_steps)
-    num_repeats = check_count("num_repeats", num_repeats)
-    if num_repeats < 2:
-        raise ValueError(f"num_repeats={num_repeats} must be >= 2, for a standard error")
+    num_repeats = _checked_repeats(num_repeats)
     smoothed = smooth(fun, sigma=1.0, num_samples=num_samples)
-    trees.check_arrays(x, "x", "pass arrays")
-    trees.check_args(args)
-    x = jax.tree.map(jnp.asarray, x)
-    trees.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
-    _check_scalar(checked("fun", fun), x, args)
+    x = _checked_start(fun, x, args)
     candidates = _candidates(sigmas, x)
-    if optimizer is None:
-        optimizer = _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)
-    elif not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise TypeError(f"optimizer={optimizer!r} has no init and update; give one of Optax")
+    optimizer = _checked_optimizer(optimizer, x, num_steps)
     at_x = fun(x, *args)
     keys, as_key = random.data_of(jax.random.split(key, num_repeats))  # the same for every candidate
 
     def trial(data: Array, sigma: Array) -> Array:
         """Returns f at the end of a descent."""
 
-        def step(at: tuple[Any, Any], data: Array) -> Any:
-            x, state = at
-            gradient = jax.grad(smoothed, argnums=1)(as_key(data), x, *args, sigma=sigma)
-            change, state = optimizer.update(gradient, state, x)
-            return (jax.tree.map(jnp.add, x, change), state), None
+        def gradient(x: Any, data: Array) -> Any:
+            return jax.grad(smoothed, argnums=1)(as_key(data), x, *args, sigma=sigma)
 
         steps, _ = random.data_of(jax.random.split(as_key(data), num_steps))
-        (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), steps)
-        return fun(last, *args)
+        return fun(_descended(gradient, optimizer, x, steps), *args)
 
     def at_start(data: Array, sigma: Array) -> tuple[Array, Array, Array]:
         """Returns F̂, ‖ĝ‖² less its error², and error²."""
@@ -187,13 +174,55 @@ def calibrate(
         )
 
     found = jax.lax.map(curves, candidates)
-    ends = jnp.where(jnp.isnan(found[0]), jnp.inf, found[0])  # a trial that diverged does not end low
-    chosen = jnp.argmax(jnp.where(ends == ends.min(), found[2], -1))
+    chosen = _lowest(found[0], found[2])
     return Calibration(candidates[chosen], at_x, candidates, *found)
 
 
+def _lowest(ends: Array, signal_to_noise: Array) -> Array:
+    """Returns which candidate ends lowest (); of equal ones, the one of the largest signal-to-noise."""
+    ends = jnp.where(jnp.isnan(ends), jnp.inf, ends)  # a trial that diverged does not end low
+    return jnp.argmax(jnp.where(ends == ends.min(), signal_to_noise, -1))
+
+
+def _checked_repeats(num_repeats: Any) -> int:
+    count = check_count("num_repeats", num_repeats)
+    if count < 2:
+        raise ValueError(f"num_repeats={count} must be >= 2, for a standard error")
+    return count
+
+
+def _checked_start(fun: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Any:
+    """Returns x as arrays; refuses x, args and a function of them that `calibrate` cannot use."""
+    trees.check_arrays(x, "x", "pass arrays")
+    trees.check_args(args)
+    x = jax.tree.map(jnp.asarray, x)
+    trees.check_floating(x, "x", "convert it with .astype(jnp.float32), or pass it in args")
+    _check_scalar(checked("fun", fun), x, args)
+    return x
+
+
+def _checked_optimizer(optimizer: Optimizer | None, x: Any, num_steps: int) -> Optimizer:
+    if optimizer is None:
+        return _adam(0.1 * _scale(x, "optimizer=optax.adam(...)"), num_steps)
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(f"optimizer={optimizer!r} has no init and update; give one of Optax")
+    return optimizer
+
+
+def _descended(gradient: Callable[[Any, Array], Any], optimizer: Optimizer, x: Any, steps: Array) -> Any:
+    """Returns where a descent from x ends, with `gradient(x, data)` for the data of each step."""
+
+    def step(at: tuple[Any, Any], data: Array) -> Any:
+        x, state = at
+        change, state = optimizer.update(gradient(x, data), state, x)
+        return (jax.tree.map(jnp.add, x, change), state), None
+
+    (last, _), _ = jax.lax.scan(step, (x, optimizer.init(x)), steps)
+    return last
+
+
 def _adam(rate: Array, num_steps: int) -> Optimizer:
-    """Adam of Optax's defaults, whose rate falls to 0 along half a cosine: the core does not import Optax."""
+    """Adam with Optax's defaults (the core needs no Optax), its rate falling to 0 along half a cosine."""
 
     def init(x: Any) -> Any:
         zero = jax.tree.map(jnp.zeros_like, x)

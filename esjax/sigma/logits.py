@@ -35,7 +35,7 @@ def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> A
         Array (), in the logits' dtype.
 
     Raises:
-        ValueError: `factor` is not > 0; there are fewer than two classes; `features` are no floating
+        ValueError: `factor` is not > 0; there are fewer than two classes; `features` are not a floating
             matrix; or the spread, where it is known (not traced), is 0 or not finite.
     """
     logits = as_array("logits", logits)

@@ -17,12 +17,12 @@ def plot(calibration: Calibration) -> Any:
         A `matplotlib.figure.Figure`, to be shown or saved. matplotlib is not a dependency of the core.
 
     Raises:
-        ValueError: `calibration` is none.
+        ValueError: `calibration` is not a `Calibration`.
     """
     from matplotlib.figure import Figure
 
     if not isinstance(calibration, Calibration):
-        raise ValueError(f"calibration={calibration!r} is no Calibration; pass what calibrate returns")
+        raise ValueError(f"calibration={calibration!r} is not a Calibration; pass what calibrate returns")
 
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     rows = figure.subplots(3, 1, sharex=True)

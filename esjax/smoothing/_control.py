@@ -1,4 +1,4 @@
-"""A control variate: a function with known smoothed value, subtracted with a fitted scale.
+"""A control variate: a function with a known smoothed value, subtracted with a fitted scale.
 
 It is a composition of smoothed functions: f, c and their products are smoothed together, in two
 independent halves of the samples, so that the scale fitted on one half is independent of the other.
@@ -49,7 +49,7 @@ def with_control(
             f_value, c_value = fun(x, *args), c(x, *args)
             _check_same("control[0]", c_value, f_value)
             _check_same("control[1]", known, f_value)
-            c_value = jax.tree.map(jnp.subtract, c_value, centre)  # float32 would lose an offset's variance
+            c_value = jax.tree.map(jnp.subtract, c_value, centre)  # an offset hides the variance in float32
             product = jax.tree.map(jnp.multiply, f_value, c_value)
             return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
 

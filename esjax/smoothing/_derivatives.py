@@ -20,9 +20,9 @@ from esjax._core.products import matmul
 from esjax._core.rules import with_rule
 from esjax._core.traceable import refuse_axes_of_vmap
 from esjax.diagnostics import Report
-from esjax.smoothing import _chosen, _perturbing, _report, _sums, _weights
-from esjax.smoothing._chosen import Gradients, Wanted
-from esjax.smoothing._perturbing import Inputs, Problem
+from esjax.smoothing import _folding, _inputs, _report, _samples, _sums, _weights
+from esjax.smoothing._inputs import Gradients, Inputs, Wanted
+from esjax.smoothing._problem import Problem
 from esjax.smoothing._surrogate import surrogate
 from esjax.smoothing._weights import Values
 
@@ -41,13 +41,13 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
-        values = _perturbing.evaluate(problem, inputs, _perturbing.draw(problem, key, inputs, start, count))
+        values = _samples.evaluate(problem, inputs, _samples.draw(problem, key, inputs, start, count))
         kept = _weights.keep(problem, inputs, values)
         total = total + jnp.where(kept[:, None] > 0, values, 0).sum(0)
         return (total, num_kept + kept.sum()), None
 
-    zeros = partial(_perturbing.zeros, problem, key)
-    (total, num_kept), _ = _perturbing.fold(problem, step, (zeros(problem.num_values), zeros()))
+    zeros = partial(_folding.zeros, problem, key)
+    (total, num_kept), _ = _folding.fold(problem, step, (zeros(problem.num_values), zeros()))
     return total / num_kept, None
 
 
@@ -64,9 +64,9 @@ def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) 
 def pull_back(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Any, cotangent: Array
 ) -> Gradients:
-    """Returns the gradients of ⟨cotangent, mean⟩ in the wanted inputs; evaluates f no more.
+    """Returns the gradients of ⟨cotangent, mean⟩ in the wanted inputs.
 
-    (Except for gradients in args where values were saved, which need the block again.)
+    It does not evaluate f again, except for gradients in args where values were saved.
     """
     held, saved, weights = jax.lax.stop_gradient((inputs, saved, cotangent))
     if _sums.one_pass(problem):
@@ -76,13 +76,22 @@ def pull_back(
     return with_rule(gradients, partial(_gradients_dot, problem, wanted), (key, inputs, cotangent))
 
 
+_NOTHING = np.zeros(0, np.float32)
+_MARKS = {False: np.zeros((0, 0), np.float32), True: np.zeros((0, 1), np.float32)}
+"""Empty arrays whose shapes say whether an input is perturbed."""
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
 # --- rules -------------------------------------------------------------------------------------------
 
 
 def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Report | None], Any]:
-    """Saves one structure, whatever is perturbed: JAX keeps one, and traces this once for each pattern.
+    """Saves one structure, whatever is perturbed: JAX keeps only one, but traces this for each pattern.
 
-    Which inputs are perturbed is said by shapes, and where nothing is saved there is an empty array.
+    Shapes say which inputs are perturbed, and an empty array stands where nothing is saved.
     """
     wanted = tuple(leaf.perturbed for leaf in inputs)
     _refuse_constant_args(problem, wanted)
@@ -102,23 +111,15 @@ def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[No
         saved = tuple(leaf if want else None for leaf, want in zip(saved, wanted, strict=True))
     cotangent = cotangents[0]
     if isinstance(cotangent, SymbolicZero):
-        cotangent = _perturbing.zeros(problem, key, problem.num_values)
+        cotangent = _folding.zeros(problem, key, problem.num_values)
     return None, pull_back(problem, wanted, key, inputs, saved, cotangent)
 
 
 estimate.defvjp(_estimate_fwd, _estimate_bwd, symbolic_zeros=True)
 
-_NOTHING = np.zeros(0, np.float32)
-_MARKS = {False: np.zeros((0, 0), np.float32), True: np.zeros((0, 1), np.float32)}
-"""Empty arrays that say by their shapes whether an input is perturbed."""
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
-
 
 def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
-    """Raises `ValueError` where a derivative is asked in what no derivative is made of."""
+    """Raises `ValueError` where a derivative is asked for in an input that has none."""
     if any(moved[number] for number in problem.constant_args):
         raise ValueError(
             "noise, sampler, discard or a transform closes over a value that is differentiated, and a "
@@ -129,7 +130,7 @@ def _refuse_constant_args(problem: Problem, moved: Wanted) -> None:
 def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
     (key, inputs), (_, inputs_dot) = primals, tangents
     _refuse_constant_args(problem, _moved(inputs_dot))
-    samples = _samples(problem, key, inputs)
+    samples = _constant_values(problem, key, inputs)
 
     def value_of(inputs: Inputs) -> Array:
         return surrogate(problem, key, inputs, samples)
@@ -140,17 +141,17 @@ def _value_dot(problem: Problem, primals: Any, tangents: Any) -> Array:
 def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any) -> Gradients:
     (key, inputs, cotangent), (_, inputs_dot, cotangent_dot) = primals, tangents
     _refuse_constant_args(problem, _moved(inputs_dot))
-    samples = _samples(problem, key, inputs)
+    samples = _constant_values(problem, key, inputs)
 
     def gradients(items: Inputs) -> Gradients:
         *inputs, cotangent = items
-        chosen, rest = _chosen.split(wanted, tuple(inputs))
+        chosen, rest = _inputs.split(wanted, tuple(inputs))
 
         def value_of(chosen: list[Any]) -> Array:
-            return surrogate(problem, key, _chosen.join(wanted, chosen, rest), samples)
+            return surrogate(problem, key, _inputs.join(wanted, chosen, rest), samples)
 
         _, vjp = jax.vjp(value_of, chosen)
-        return _chosen.spread(wanted, vjp(cotangent)[0])
+        return _inputs.spread(wanted, vjp(cotangent)[0])
 
     gradients_of, chosen, directions = _in_moved(
         gradients, (*inputs, cotangent), (*inputs_dot, cotangent_dot)
@@ -158,7 +159,7 @@ def _gradients_dot(problem: Problem, wanted: Wanted, primals: Any, tangents: Any
     return jax.jvp(gradients_of, (chosen,), (directions,))[1]
 
 
-def _samples(problem: Problem, key: Any, inputs: Inputs) -> Values:
+def _constant_values(problem: Problem, key: Any, inputs: Inputs) -> Values:
     """Returns the values of all samples, which no derivative goes through."""
     return _sums.value_and_values(problem, key, jax.lax.stop_gradient(inputs), for_derivatives=True)[1]
 
@@ -170,20 +171,20 @@ def _moved(tangents: Inputs) -> Wanted:
 def _in_moved(
     function: Callable[[Inputs], Any], items: Inputs, tangents: Inputs
 ) -> tuple[Callable[[list[Any]], Any], list[Any], list[Any]]:
-    """Returns `function` of those items only that have a tangent, these, and their tangents.
+    """Returns `function` of only those items that have a tangent, those items, and their tangents.
 
     (The block may have no derivative in the others.)
     """
     moved = _moved(tangents)
-    chosen, rest = _chosen.split(moved, items)
-    directions, _ = _chosen.split(moved, tangents)
-    return lambda chosen: function(_chosen.join(moved, chosen, rest)), chosen, directions
+    chosen, rest = _inputs.split(moved, items)
+    directions, _ = _inputs.split(moved, tangents)
+    return lambda chosen: function(_inputs.join(moved, chosen, rest)), chosen, directions
 
 
 def _tangent(function: Callable[[Inputs], Array], items: Inputs, tangents: Inputs) -> Array:
-    """Returns the tangent J ẋ of `function`: by forward mode, or where the block has none, row by row.
+    """Returns the tangent J ẋ of `function`: by forward mode or, where the block has none, row by row.
 
-    (Somebody's `jax.custom_vjp` has none, and its backward pass may be a program on the host.)
+    (A block's own `jax.custom_vjp` has none, and its backward pass may be a program on the host.)
     """
     value_of, chosen, directions = _in_moved(function, items, tangents)
     if not _has_custom_vjp(jax.make_jaxpr(value_of)(chosen).jaxpr):

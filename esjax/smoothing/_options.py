@@ -1,4 +1,4 @@
-"""The options of `smooth`: refused where they are wrong, and made functions of arrays that JAX may trace.
+"""The options of `smooth`: refused where they are wrong, and turned into functions that JAX may trace.
 
 It imports the NamedTuples of `noise`, `samplers` and `baselines`, and knows neither estimators nor pytrees.
 """
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax import baselines, noise, samplers
+from esjax import baselines, samplers
+from esjax import noise as noises
 from esjax._core.check import check_count, check_sigma, one_of
 from esjax._core.placement import Shards
 from esjax._core.traceable import checked
@@ -22,7 +23,7 @@ Array = jax.Array
 
 
 class Options(NamedTuple):
-    """The options of `smooth` but σ and the control variate; see there."""
+    """The options of `smooth` other than σ and the control variate; see there."""
 
     noise: Noise
     sampler: Sampler
@@ -42,14 +43,14 @@ def check(fun: Any, options: Options, sigma: Any, control: Any) -> None:
         raise ValueError(f"fun={fun!r} is not callable; pass the function to smooth")
     check_sigma(sigma)
     if not isinstance(options.noise, Noise):
-        remedy = one_of("noise", noise.__all__, options.noise)
-        raise ValueError(f"noise={options.noise!r} is no Noise; {remedy}")
+        remedy = one_of("noise", noises.__all__, options.noise)
+        raise ValueError(f"noise={options.noise!r} is not a Noise; {remedy}")
     if not callable(options.sampler):
         remedy = one_of("samplers", samplers.__all__, options.sampler)
         raise ValueError(f"sampler={options.sampler!r} is not callable; {remedy}")
     if not isinstance(options.baseline, Baseline):
         remedy = one_of("baselines", baselines.__all__, options.baseline)
-        raise ValueError(f"baseline={options.baseline!r} is no Baseline; {remedy}")
+        raise ValueError(f"baseline={options.baseline!r} is not a Baseline; {remedy}")
     if options.discard is not None and not callable(options.discard):
         raise ValueError(f"discard={options.discard!r} is not callable; pass a function such as jnp.isnan")
     if control is not None:
@@ -61,8 +62,8 @@ def _check_control(control: Any, options: Options) -> None:
         raise ValueError(f"control={control!r} must be a pair of functions (c, c_mean)")
     if options.discard is not None:
         raise ValueError(
-            f"discard={options.discard!r} together with control would leave out samples of which the control "
-            "variate's known mean knows nothing; use one of the two"
+            f"discard={options.discard!r} together with control would leave out samples that the control "
+            "variate's known mean includes; use one of the two"
         )
     if options.num_samples < 4 or options.num_samples % 4:
         raise ValueError(
@@ -107,7 +108,7 @@ def _check_discarded(found: Any, like: Any) -> None:
 
 
 class Functions(NamedTuple):
-    """What the options do, each `(consts, *args)`, as `Problem` has them; None where there is none.
+    """What the options do, each a function of `(consts, *args)`, as in `Problem`; None where there is none.
 
     `consts` are the traced values that the functions close over; see `functions`.
     """
@@ -123,9 +124,9 @@ class Functions(NamedTuple):
 def functions(
     options: Options, groups: Groups, key: Any, dim: int, values: Array
 ) -> tuple[Functions, dict[str, list[Any]]]:
-    """Returns what the options do, and by name of the function the traced values that it closes over.
+    """Returns what the options do and, by the function's name, the traced values that each closes over.
 
-    `values` (num_values,) are any of the dtype that is computed in, which vary as those of fun will.
+    `values` (num_values,) may be any that have the dtype that is computed in, and vary as fun's will.
     """
     dtype = values.dtype
     draw, drawn, draw_consts = hoisted(lambda key: groups.draw(key, dtype), jax.random.fold_in(key, 0))
@@ -134,14 +135,14 @@ def functions(
     coefficients, coefficient_consts = hoisted_elementwise(
         options.baseline.coefficients, values.sum(), values.sum()
     )
-    at_input, share_consts = _share(options.baseline.at_input)
+    at_input, at_input_consts = _at_input(options.baseline.at_input)
     transform, transform_consts = _transform(options, values)
     discard, discard_consts = _discard(options, values)
     consts = {
         "draw": draw_consts,
         "score": score_consts,
         "coefficients": coefficient_consts,
-        "at_input": share_consts,
+        "at_input": at_input_consts,
         "transform": transform_consts,
         "discard": discard_consts,
     }
@@ -158,7 +159,7 @@ def averages(baseline: Baseline, group_size: int, num_samples: int) -> bool:
     return not of_input and abs(float(own) * group_size + float(total) * num_samples - 1) < 1e-9
 
 
-def _share(share: Any) -> tuple[Callable[..., Any] | None, list[Any]]:
+def _at_input(share: Any) -> tuple[Callable[..., Any] | None, list[Any]]:
     if isinstance(share, jax.Array):
         return lambda consts: consts[0], [share]
     return (None if share == 0 else lambda consts: share), []

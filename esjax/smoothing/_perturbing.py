@@ -1,6 +1,7 @@
-"""The samples behind `smooth`: drawn and evaluated chunk by chunk, on one vector x (dim,).
+"""How x is perturbed, and all that an estimator asks of the noise: a protocol, and dense noise.
 
-It knows no pytrees, checks no options and has no derivative rule; it imports jax and what maps and draws.
+An estimator holds perturbations as a pytree, whose leaves begin with the axis of samples, and only this
+module looks inside. A mask, or noise of low rank, would be another `Perturbing`.
 """
 
 from collections.abc import Callable
@@ -9,204 +10,96 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax._core import chunks, random
-from esjax._core.placement import Shards
+from esjax._core.products import einsum, matmul
+from esjax._core.rules import with_rule
+from esjax.smoothing._groups import in_groups
+from esjax.smoothing._inputs import Args, Inputs, Wanted
 
 Array = jax.Array
-Args = tuple[Array, ...]  # the arrays that `fun` and the options take beside x: any shapes and dtypes
-Inputs = tuple[Any, ...]  # (x, sigma, *args): (dim,), () or (dim,), and `Args`
+Perturbations = Any  # a pytree of arrays, (count, ...) for several samples
 
 
-_psum: Any = jax.lax.psum  # JAX gives these three no types
-_pmin: Any = jax.lax.pmin
-_spec: Any = jax.sharding.PartitionSpec
-_EVERYWHERE = _spec()
-
-
-class Problem(NamedTuple):
-    """What is estimated and how: static, so that it can be an argument that JAX never traces.
-
-    What the functions below close over of traced values is in their first or last argument, `args`.
+class Perturbing(NamedTuple):
+    """What is known of z, the perturbed x: functions of the inputs and of perturbations.
 
     Attributes:
-        fun: `(z, args) -> values`: (dim,) → (num_values,) in `dtype`.
-        draw: `(args, key) -> ε` (group_size, dim), a group's perturbations.
-        score: `(args, ε) -> s(ε)`, elementwise.
-        coefficients: of the baseline, `(args, in_group, in_all) -> (own, total)`, elementwise.
-        at_input: `args -> share` of f(x) in the baseline; None: it is 0, and f(x) need not be known.
-        averages: whether each b_n is an average of values, so that an offset of all values drops out.
-        transform: of the baseline, `(args, values (N,), kept (N,)) -> (N,)`; None: none.
-        discard: `(args, values (num_values,)) -> bool ()`, which samples to leave out; None: none.
-        is_uniform: whether `args` vary over the same axes of an outer `jax.shard_map` as all else.
-        constant_args: which of `args` no derivative is made of, by their place among the inputs: those that
-            say how ε is drawn, which samples are kept, and what weighs the scores.
-        as_key: makes a key of the key's data, which is what the rules are given.
-        group_size: samples that are drawn together.
-        num_samples: N.
-        evaluated_at_once: samples in one call of the vmapped `fun`.
-        drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
-        shards: the devices that share the samples; None: one has all.
-        informed: whether a report on the gradient is wanted, for which all values are kept.
-        dim: length of x.
-        num_values: length of the values.
-        dtype: dtype of x, ε, the values and every sum.
+        draw: `(args, key) -> perturbations` of one group, (group_size, ...).
+        at: `(inputs, perturbation) -> z` (dim,), of one sample.
+        weighted_scores: `(wanted, inputs, perturbations, weights) -> [in_x, in_sigma]`, for weights
+            (..., count): Σ_n w_n σ ∂log p(z_n)/∂x (..., dim) and Σ_n w_n σ ∂log p(z_n)/∂σ (..., 1 or dim),
+            None where not wanted. In σ, coordinates where x is infinite are left out.
+        square_sum: `(inputs, perturbations, weights, group_size) -> ()`, for weights (count, m):
+            Σ_j ‖Σ_{n in j} w_n ⊗ ∂log p(z_n)/∂x‖² over groups j of neighbours.
+        log_ratio: `(inputs, constant, perturbations) -> (count,)`, for z_n drawn at the constant inputs:
+            log p(z_n | inputs) − log p(z_n | constant), of which only derivatives are used.
     """
 
-    fun: Callable[[Array, Args], Array]
-    draw: Callable[[Args, Any], Array]
-    score: Callable[[Args, Array], Array]
-    coefficients: Callable[[Args, Any, Any], tuple[Any, Any]]
-    at_input: Callable[[Args], Any] | None
-    averages: bool
-    transform: Callable[[Args, Array, Array], Array] | None
-    discard: Callable[[Args, Array], Array] | None
-    is_uniform: bool
-    constant_args: frozenset[int]
-    as_key: Callable[[Array], Any]
-    group_size: int
-    num_samples: int
-    evaluated_at_once: int
-    drawn_at_once: int
-    shards: Shards | None
-    informed: bool
-    dim: int
-    num_values: int
-    dtype: Any
+    draw: Callable[[Args, Any], Perturbations]
+    at: Callable[[Inputs, Perturbations], Array]
+    weighted_scores: Callable[[Wanted, Inputs, Perturbations, Array], list[Any]]
+    square_sum: Callable[[Inputs, Perturbations, Array, int], Array]
+    log_ratio: Callable[[Inputs, Inputs, Perturbations], Array]
 
 
-def fold(
-    problem: Problem,
-    step: Callable[..., tuple[Any, Any]],
-    sums: Any,
-    on_each_device: Callable[[Any], Any] = lambda sums: sums,
-) -> tuple[Any, Any]:
-    """Folds `step(sums, start, count) -> (sums, out)` over the chunks of samples, on all devices.
+Score = Callable[[Args, Array], Array]  # (args, ε) -> s(ε), elementwise
+
+
+def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
+    """Returns z = x + σ ε, with one ε (dim,) of independent coordinates for each sample.
 
     Args:
-        problem: its num_samples and drawn_at_once; a device's last chunk holds what is left over.
-        step: `start` (int32) is the first sample of the chunk, `count` (int) how many it has.
-        sums: any pytree of `zeros`, to which `step` adds; not zeros where `on_each_device` takes them out.
-        on_each_device: applied to a device's sums before they are added to those of the others.
-
-    Returns:
-        The sums over all samples, and the outs (count, ...) of all chunks joined, (num_samples, ...).
+        draw: `(args, key) -> ε` (group_size, dim) of one group.
+        score: `(args, ε) -> s(ε)`, elementwise.
     """
-    if problem.shards is None:
-        sums, outs = _fold_run(problem, step, sums, jnp.int32(0))
-        return on_each_device(sums), outs
-    mesh, axes, _ = problem.shards
 
-    def on_device() -> tuple[Any, Any]:
-        first = jax.lax.axis_index(axes) * samples_of_device(problem)
-        own, outs = _fold_run(problem, step, sums, first)
-        outs = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axes, tiled=True), outs)
-        return _psum(on_each_device(own), axes), outs
+    def weighted_scores(wanted: Wanted, inputs: Inputs, eps: Array, weights: Array) -> list[Any]:
+        """In x: s(ε). In σ: s(ε) ε − 1, the −1 from the normaliser 1/σ, summed over all that share one σ."""
+        x, sigma, *args = inputs
+        in_x = score(tuple(args), eps)
+        in_sigma = (in_x * eps - 1) * (~jnp.isinf(x)[None]).astype(eps.dtype)
+        in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
+        pairs = zip((in_x, in_sigma), wanted[:2], strict=True)
+        return [matmul(weights, scores) if want else None for scores, want in pairs]
 
-    spread = jax.shard_map(
-        on_device, mesh=mesh, axis_names=set(axes), in_specs=(), out_specs=_EVERYWHERE, check_vma=False
-    )
-    return spread()
+    def square_sum(inputs: Inputs, eps: Array, weights: Array, group_size: int) -> Array:
+        x, sigma, *args = inputs
+        scores = jnp.where(jnp.isinf(x)[None], 0, score(tuple(args), eps) / sigma)
+        return _squared_sum(*(in_groups(rows, group_size) for rows in (weights, scores)))
 
+    def log_ratio(inputs: Inputs, constant: Inputs, eps: Array) -> Array:
+        """At moved x and σ, the ε of the same z is ε σ₀/σ + (x₀ − x)/σ. Infinite x (so z) is left out."""
+        (x, sigma, *_), (x0, sigma0, *args) = inputs, constant
+        is_fixed = jnp.isinf(x0)
+        moved = jnp.where(is_fixed, 0, x - jnp.where(is_fixed, 0, x0))
+        scale, shift, log_scale = (
+            jnp.broadcast_to(each, moved.shape)[None]
+            for each in (sigma0 / sigma, moved / sigma, jnp.log(sigma / sigma0))
+        )
+        terms = _log_density(score, tuple(args), eps * scale - shift) - log_scale
+        return jnp.where(is_fixed[None], 0, terms).sum(-1)
 
-def _fold_run(
-    problem: Problem, step: Callable[..., tuple[Any, Any]], sums: Any, first: Array
-) -> tuple[Any, Any]:
-    """Folds over the samples of one device, from `first` on."""
-    size = problem.drawn_at_once
-    full, rest = divmod(samples_of_device(problem), size)
-    outs = []
-    if full > 1:
-        starts = first + size * jnp.arange(full, dtype=jnp.int32)
-        sums, out = jax.lax.scan(lambda c, i: step(c, i, size), sums, starts)
-        outs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
-    elif full == 1:
-        sums, out = step(sums, first, size)
-        outs.append(out)
-    if rest:
-        sums, out = step(sums, first + jnp.int32(full * size), rest)
-        outs.append(out)
-    return sums, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
+    return Perturbing(draw, _at, weighted_scores, square_sum, log_ratio)
 
 
-def zeros(problem: Problem, key: Array, *shape: int) -> Array:
-    """Returns zeros to sum up in: inside of `jax.shard_map`, they vary as the key's data do."""
-    return chunks.varying_like(jnp.zeros(shape, problem.dtype), key)
+def _at(inputs: Inputs, eps: Array) -> Array:
+    x, sigma, *_ = inputs
+    return x + sigma * eps
 
 
-def samples_of_device(problem: Problem) -> int:
-    """Returns how many of the samples one device has."""
-    return problem.num_samples // (1 if problem.shards is None else problem.shards.num_devices)
+def _log_density(score: Score, args: Args, eps: Array) -> Array:
+    """Log μ(ε), of which only the derivative −s(ε) is ever used: its value is given as 0."""
+
+    def rule(inputs: Any, tangents: Any) -> Array:
+        (args, eps), (_, eps_dot) = inputs, tangents
+        return -score(args, eps) * eps_dot
+
+    return with_rule(jnp.zeros_like(eps), rule, (args, eps))
 
 
-def sum_over_devices(problem: Problem, value: Array) -> Array:
-    """Returns the sum of what each device has; for `on_each_device` of `fold`."""
-    return value if problem.shards is None else _psum(value, problem.shards.axes)
-
-
-def of_first_device(problem: Problem, has_it: Array, value: Array) -> Array:
-    """Returns `value` on the first device that has it, 0 on others; for `on_each_device` of `fold`."""
-    if problem.shards is None:
-        return value
-    number = jax.lax.axis_index(problem.shards.axes)
-    first = _pmin(jnp.where(has_it, number, problem.shards.num_devices), problem.shards.axes)
-    return jnp.where(number == first, value, 0)
-
-
-def mean_over_devices(problem: Problem, value: Array) -> Array:
-    """Returns the mean of what each device has; for `on_each_device` of `fold`."""
-    return sum_over_devices(problem, value) / (problem.num_samples // samples_of_device(problem))
-
-
-def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Array:
-    """Returns ε (count, dim) of the samples start, start + 1, ...; `start` begins a group."""
-    size = problem.group_size
-    num_groups = -(-count // size)
-    groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
-    key = problem.as_key(key)
-
-    def draw_group(group: Array) -> Array:
-        return problem.draw(inputs[2:], jax.random.fold_in(key, group))
-
-    eps = (
-        jax.vmap(draw_group)(groups)
-        if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
-        else jax.lax.map(draw_group, groups)
-    )
-    return eps.reshape(num_groups * size, problem.dim)[:count]
-
-
-def evaluate(problem: Problem, inputs: Inputs, eps: Array) -> Array:
-    """Returns the values (count, num_values) at x + σ ε, constant with respect to x and σ."""
-    x, sigma, *args = inputs
-
-    def value(eps: Array) -> Array:
-        return problem.fun(jax.lax.stop_gradient(x + sigma * eps), tuple(args))
-
-    return over_samples(problem, value, eps)
-
-
-def over_samples(problem: Problem, function: Callable[..., Any], *arrays: Array) -> Any:
-    """Maps `function` of one sample over arrays (count, ...), `evaluated_at_once` at once."""
-    return chunks.over(function, problem.evaluated_at_once, *arrays)
-
-
-def value_at_input(problem: Problem, inputs: Inputs) -> Array:
-    """Returns f(x) (num_values,), constant; zeros where the baseline does not ask for it."""
-    if problem.at_input is None:
-        return jnp.zeros(problem.num_values, problem.dtype)
-    x, _, *args = inputs
-    return jax.lax.stop_gradient(problem.fun(x, tuple(args)))
-
-
-def in_groups(rows: Array, size: int) -> Array:
-    """Returns rows (count, ...) as groups (groups, size, ...) of neighbours, the last one filled with 0."""
-    num_groups = -(-rows.shape[0] // size)
-    padded = jnp.pad(rows, [(0, num_groups * size - rows.shape[0])] + [(0, 0)] * (rows.ndim - 1))
-    return padded.reshape(num_groups, size, *rows.shape[1:])
-
-
-def group_sums(values: Array, size: int) -> Array:
-    """Returns for each of the values (count, ...) the sum over its group of `size` neighbours."""
-    if size == 1:
-        return values
-    return jnp.repeat(in_groups(values, size).sum(1), size, axis=0)[: values.shape[0]]
+def _squared_sum(weights: Array, scores: Array) -> Array:
+    """Returns Σ_j ‖Σ_n w_jn ⊗ s_jn‖² for (J, n, m) and (J, n, dim), through the smaller of two arrays."""
+    size, (m, dim) = weights.shape[1], (weights.shape[2], scores.shape[2])
+    if size**2 <= m * dim:
+        grams = (einsum("jam,jbm->jab", rows, rows) for rows in (weights, scores))
+        return jnp.multiply(*grams).sum()
+    return (einsum("jnm,jnd->jmd", weights, scores) ** 2).sum()

@@ -1,27 +1,23 @@
-"""`smooth` itself: what a call is given, as the vectors, problem and options that the estimator takes."""
+"""`smooth` itself, and the object that it returns."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from esjax import baselines, noise, samplers
-from esjax._core import chunks, placement, random, trees
+from esjax import samplers
+from esjax._core import placement, random, trees
 from esjax._core.check import check_count, check_key, check_num_samples, check_sigma
 from esjax._core.signature import SIGNATURE
-from esjax._core.traceable import checked
-from esjax._jaxpr.hoisting import hoisted
+from esjax.baselines import Baseline, leave_one_out
 from esjax.diagnostics import Report
-from esjax.smoothing import _control, _derivatives, _options
+from esjax.noise import Noise, normal
+from esjax.smoothing import _control, _options, _vectors
 from esjax.smoothing._options import Options
-from esjax.smoothing._perturbing import Args, Problem
 
 Array = jax.Array
-
-_FLOATING = "convert it with .astype(jnp.float32), or pass it in args"
 
 
 def smooth(
@@ -29,9 +25,9 @@ def smooth(
     *,
     sigma: Any,
     num_samples: int,
-    noise: noise.Noise = noise.normal,
+    noise: Noise = normal,
     sampler: samplers.Sampler = samplers.auto,
-    baseline: baselines.Baseline = baselines.leave_one_out,
+    baseline: Baseline = leave_one_out,
     control: _control.Control | None = None,
     discard: Callable[[Array], Array] | None = None,
     chunk_size: int | None = None,
@@ -53,8 +49,8 @@ def smooth(
             arrays. x narrower than float32 reaches it as float32, in which it is perturbed; cast it inside
             where that is too slow. Written for one example; `jax.vmap` the smoothed function with split
             keys. Pure: the smoothed function is compiled once for arguments of given shapes and dtypes, as
-            by `jax.jit`. It and the options below may close over traced values, and it over differentiated
-            ones.
+            by `jax.jit`. It and the options below may close over traced values, and `fun` over
+            differentiated ones too.
         sigma: σ > 0, the standard scale of the perturbations, in units of x: one number; or x's
             structure with, for each leaf, one number or an array of the leaf's shape.
         num_samples: N in [1, 2³¹), evaluations of `fun` per call (at least 2 groups for `leave_one_out`).
@@ -83,15 +79,15 @@ def smooth(
         traced, and is differentiated where asked. Gradients in args are pathwise: E[∂fun/∂args].
         `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, report)`, for `has_aux=True`: an
         `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
-        and keeps N values; with a control variate there is none.
+        and keeps N values; with a control variate there is no report.
         Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
         `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
 
     Raises:
-        ValueError: an option is out of range, here; or, when called, `x` or the values are not
-            floating arrays, σ does not fit x, the sampler or baseline needs another `num_samples`, `fun`
+        ValueError: here, an option is out of range; when called, `x` or the values are not
+            floating arrays, σ does not fit x, the sampler or baseline needs a different `num_samples`, `fun`
             needs numbers where arrays are traced, with `sharding` an array is placed on explicit axes, or a
-            derivative is asked in what `noise`, `sampler`, `discard` or a transform closes over.
+            derivative is asked for in what `noise`, `sampler`, `discard` or a transform closes over.
 
     Examples:
         >>> import jax, jax.numpy as jnp, esjax
@@ -102,7 +98,7 @@ def smooth(
     """
     num_samples = check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-    shards = None if sharding is None else placement.shards(sharding)
+    shards = None if sharding is None else placement.shards_of(sharding)
     options = Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
     _options.check(fun, options, sigma, control)
     if control is None:
@@ -134,7 +130,7 @@ class Smoothed:
         self.num_samples = num_samples
 
     def _forget(self) -> None:
-        """Begins without traces: after a rule that raised while it was traced, JAX cannot use the others."""
+        """Starts without traces: once a rule has raised while it was traced, JAX cannot use the others."""
         estimate, sigma, _ = self._parts
         self._program = jax.jit(partial(_program, estimate, sigma), static_argnums=0)
 
@@ -147,7 +143,7 @@ class Smoothed:
         return f"<function smoothed by num_samples={num_samples}, sigma={shown}>"
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
-        """Returns the smoothed value, of the structure and shapes of `fun(x, *args)`."""
+        """Returns the smoothed value, with the structure and shapes of `fun(x, *args)`."""
         return self._call(False, key, x, *args, sigma=sigma)[0]
 
     def with_info(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Report]:
@@ -185,100 +181,4 @@ def _estimate(
 ) -> tuple[Any, Report | None]:
     """Estimates what `smooth` promises, wherever arrays are placed."""
     placement.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
-    return placement.automatic(partial(_estimate_vectors, fun, options, informed), key, x, sigma, *args)
-
-
-def _estimate_vectors(
-    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
-) -> tuple[Any, Report | None]:
-    """Estimates on vectors what `smooth` promises for pytrees."""
-    key, x, sigma = jax.tree.map(trees.canonical, (key, x, sigma))
-    trees.check_floating(x, "x", _FLOATING)
-    scales = trees.check_sigma_fits(sigma, x)
-    data, as_key = random.data_of(key)
-    data, x, scales, args = chunks.varying_alike((data, x, scales, args))
-    problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
-    if chunks.varies_more(leaves, data):  # what fun or an option closes over does
-        data, x, scales, args = chunks.varying_like((data, x, scales, args), leaves)
-        problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
-    vectors = trees.flatten(x, problem.dtype), trees.flatten_sigma(scales, x, problem.dtype)
-    value, report = _derivatives.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
-    return unflatten(value), jax.lax.stop_gradient(report)
-
-
-def _problem(
-    fun: Callable[..., Any],
-    options: Options,
-    informed: bool,
-    as_key: Callable[[Array], Any],
-    data: Array,
-    x: Any,
-    args: tuple[Any, ...],
-) -> tuple[Problem, Args, Callable[[Array], Any]]:
-    """Returns the problem, the arrays that it takes beside x and σ, and what gives values their structure.
-
-    Whatever traced values `fun` and the options close over are among those arrays, so that a derivative rule
-    may be called where those tracers are not valid. Narrow floating arrays are widened, so that gradients in
-    them are summed, and x is perturbed, in float32.
-    """
-    wide = jax.tree.map(trees.widen, x)
-    call, values, fun_consts = hoisted(checked("fun", fun), wide, *args)
-    trees.check_floating(values, "the value of fun", "return floating arrays from fun")
-    dtype = trees.accumulator_dtype((wide, values))
-    dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
-    groups = options.sampler(options.num_samples, dim, options.noise)
-    _options.check_groups(options, groups)
-    placement.check_fits(options.shards, options.num_samples, groups.size)
-    any_values = chunks.varying_like(jnp.zeros(num_values, dtype), data)
-    functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
-    given, treedef = jax.tree.flatten((args, fun_consts, consts))
-    leaves, restore = trees.plain([trees.canonical(leaf) for leaf in given])
-    unflatten_x = trees.unflattener(wide)
-
-    def block(z: Array, leaves: Args) -> Array:
-        args, consts, _ = jax.tree.unflatten(treedef, restore(leaves))
-        return trees.flatten(call(consts, unflatten_x(z), *args), dtype)
-
-    def of_option(name: str) -> Any:
-        function = getattr(functions, name)
-
-        def with_leaves(leaves: Args, *arrays: Any) -> Any:
-            return function(jax.tree.unflatten(treedef, restore(leaves))[2][name], *arrays)
-
-        return None if function is None else with_leaves
-
-    is_constant = jax.tree.map(lambda _: False, (args, fun_consts, consts))
-    for name in ("draw", "score", "discard", "transform"):
-        is_constant[2][name] = [True] * len(consts[name])
-    evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
-    problem = Problem(
-        fun=block,
-        **{name: of_option(name) for name in functions._fields},
-        averages=_options.averages(options.baseline, groups.size, options.num_samples),
-        is_uniform=chunks.vary_alike((data, leaves)),
-        constant_args=frozenset((2 + np.flatnonzero(jax.tree.leaves(is_constant))).tolist()),
-        as_key=as_key,
-        group_size=groups.size,
-        num_samples=options.num_samples,
-        evaluated_at_once=evaluated,
-        drawn_at_once=drawn,
-        shards=options.shards,
-        informed=informed,
-        dim=dim,
-        num_values=num_values,
-        dtype=dtype,
-    )
-    is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
-    own = jax.eval_shape(fun, x, *args) if is_narrow else values
-    return problem, leaves, trees.unflattener(own)
-
-
-def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:
-    """Returns how many samples to evaluate at once, and of how many to hold the ε: whole groups."""
-    num_samples, chunk_size = options.num_samples, options.chunk_size
-    if options.shards is not None:
-        num_samples //= options.shards.num_devices
-    if chunk_size is not None:
-        return chunk_size, min(-(-chunk_size // group_size) * group_size, num_samples)
-    drawn = chunks.at_once(num_samples, width, group_size)
-    return drawn, drawn
+    return placement.automatic(partial(_vectors.estimate, fun, options, informed), key, x, sigma, *args)

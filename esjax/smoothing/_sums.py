@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from esjax._core import chunks
 from esjax._core.products import matmul
-from esjax.smoothing import _perturbing, _weights
-from esjax.smoothing._chosen import Gradients, Wanted, join, split, spread
-from esjax.smoothing._perturbing import Inputs, Problem
+from esjax.smoothing import _folding, _samples, _weights
+from esjax.smoothing._inputs import Gradients, Inputs, Wanted, join, split, spread
+from esjax.smoothing._perturbing import Perturbations
+from esjax.smoothing._problem import Problem
 from esjax.smoothing._weights import Values
 
 Array = jax.Array
@@ -22,7 +23,7 @@ Array = jax.Array
 def one_pass(problem: Problem) -> bool:
     """Whether the gradients can be summed while f is evaluated.
 
-    (Not where one is a sum over devices, of which each has a cotangent of its own.)
+    (Not where a gradient is a sum over devices, each of which has a cotangent of its own.)
     """
     affine = problem.discard is None and problem.transform is None
     return problem.num_values == 1 and affine and problem.is_uniform and not problem.informed
@@ -59,55 +60,54 @@ def value_and_gradients(
     values, which float32 needs: f(x) where the baseline has a share of it, else, where an offset drops out,
     the mean of a device's first chunk.
     """
-    f_x = _perturbing.value_at_input(problem, inputs)[0]
+    f_x = _samples.value_at_input(problem, inputs)[0]
     centres = problem.averages and problem.at_input is None
 
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
-        eps = _perturbing.draw(problem, key, inputs, start, count)
+        drawn = _samples.draw(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
-        values, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
+        values, in_args = _values_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
         values = values[:, 0]
-        is_first = start % _perturbing.samples_of_device(problem) == 0
+        is_first = start % _folding.samples_of_device(problem) == 0
         offset = jnp.where(is_first, values.mean(), sums.offset) if centres else sums.offset
-        centred = values - offset
-        in_group = _perturbing.group_sums(jnp.ones(count, problem.dtype), problem.group_size)
-        own, total = _weights.coefficients(problem, inputs, in_group, problem.num_samples)
-        rest = _weights.rest_at_input(problem, inputs, own, total, in_group, problem.num_samples)
-        own_part = centred - own * _perturbing.group_sums(centred, problem.group_size) + rest * f_x
-        weights = jnp.stack([own_part, total])
-        scores = _scores(problem, wanted, inputs, eps)
+        weights = _weights.partial_weights(problem, inputs, values, offset, f_x)
+        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
         return _Sums(
             offset=offset,
             values=sums.values + values.sum(),
-            centred=sums.centred + centred.sum(),
-            scores=jax.tree.map(lambda carried, s: carried + matmul(weights, s), sums.scores, scores),
+            centred=sums.centred + (values - offset).sum(),
+            scores=jax.tree.map(jnp.add, sums.scores, scores),
             args=jax.tree.map(jnp.add, sums.args, in_args),
         ), None
 
     def with_total(sums: _Sums) -> Any:
-        """Puts S in, and a common offset in place of each device's: 1 − own size_group = N total."""
-        moved = sums.offset - _perturbing.mean_over_devices(problem, sums.offset) if centres else 0
-        centred = sums.centred + moved * _perturbing.samples_of_device(problem)
-        factor = moved * problem.num_samples - _perturbing.sum_over_devices(problem, centred)
-        return sums.values, jax.tree.map(lambda s: s[0] + factor * s[1], sums.scores), sums.args
+        """Puts in S, and a common offset in place of each device's."""
+        shift = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
+        centred = sums.centred + shift * _folding.samples_of_device(problem)
+        centred_sum = _folding.sum_over_devices(problem, centred)
+        scores = [
+            None if each is None else _weights.completed(each, shift, centred_sum, problem.num_samples)
+            for each in sums.scores
+        ]
+        return sums.values, scores, sums.args
 
-    zero = _perturbing.zeros(problem, key)
+    zero = _folding.zeros(problem, key)
     score_zeros = _score_zeros(problem, wanted, key, inputs, rows=(2,))
     nothing = _Sums(zero + f_x, zero, zero, score_zeros, _args_zeros(wanted, inputs))
-    (value_sum, score_sums, args_sums), _ = _perturbing.fold(problem, step, nothing, with_total)
+    (value_sum, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
     return value_sum[None] / problem.num_samples, _gradients(
         inputs, score_sums, args_sums, problem.num_samples
     )
 
 
-# --- several values, discarded ones, ranks: two passes -----------------------------------------------
+# --- several values, discarded samples, ranks: two passes --------------------------------------------
 
 
 class _Found(NamedTuple):
-    """Whether a sample was kept so far, (), and its ε (dim,)."""
+    """Whether any sample was kept so far, (), and the perturbation of the first."""
 
     any: Array
-    eps: Array
+    sound: Perturbations
 
 
 def value_and_values(
@@ -115,26 +115,27 @@ def value_and_values(
 ) -> tuple[Array, Values]:
     """Returns the mean (num_values,) over the samples kept, and the values of all.
 
-    `for_derivatives`: whether the block will be differentiated at them, for which a sound one is looked for.
+    `for_derivatives`: whether the block will be differentiated at the samples, which needs a sound one.
     """
     finds = for_derivatives and problem.discard is not None
 
     def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
-        eps = _perturbing.draw(problem, key, inputs, start, count)
-        values = _perturbing.evaluate(problem, inputs, eps)
+        drawn = _samples.draw(problem, key, inputs, start, count)
+        values = _samples.evaluate(problem, inputs, drawn)
         kept = _weights.keep(problem, inputs, values)
         if finds:
-            eps = jnp.where(found.any, found.eps, eps[kept.argmax().astype(jnp.int32)])
-            found = _Found(found.any | kept.any(), eps)
+            first = kept.argmax().astype(jnp.int32)
+            sound = jax.tree.map(lambda old, new: jnp.where(found.any, old, new[first]), found.sound, drawn)
+            found = _Found(found.any | kept.any(), sound)
         return found, (jnp.where(kept[:, None] > 0, values, 0), kept)
 
-    def common(found: _Found) -> Array:
-        return _perturbing.of_first_device(problem, found.any, found.eps)
+    def common(found: _Found) -> Perturbations:
+        return _folding.of_first_device(problem, found.any, found.sound)
 
-    no_eps = _perturbing.zeros(problem, key, problem.dim if finds else 0)
-    nothing = _Found(chunks.varying_like(jnp.zeros((), bool), key), no_eps)
-    sound, (values, kept) = _perturbing.fold(problem, step, nothing, common)
-    saved = Values(values, kept, _perturbing.value_at_input(problem, inputs), sound)
+    nowhere = _samples.none_drawn(problem, key, inputs, empty=not finds)
+    nothing = _Found(chunks.varying_like(jnp.zeros((), bool), key), nowhere)
+    sound, (values, kept) = _folding.fold(problem, step, nothing, common)
+    saved = Values(values, kept, _samples.value_at_input(problem, inputs), sound)
     return _weights.mean(saved), saved
 
 
@@ -146,44 +147,31 @@ def gradients_from_values(
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
-        eps = _perturbing.draw(problem, key, inputs, start, count)
+        drawn = _samples.draw(problem, key, inputs, start, count)
         chunk = jax.lax.dynamic_slice_in_dim(score_weights, start, count)
-        scores = _scores(problem, wanted, inputs, eps)
-        score_sums = jax.tree.map(lambda carried, s: carried + matmul(chunk, s), score_sums, scores)
+        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, chunk)
+        score_sums = jax.tree.map(jnp.add, score_sums, scores)
         if any(wanted[2:]):
             kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]
-            eps = _weights.kept_samples(problem, eps, kept, saved)
-            _, in_args = _values_and_args_gradients(problem, wanted, inputs, eps, cotangents)
+            drawn = _weights.kept_samples(problem, drawn, kept, saved)
+            _, in_args = _values_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
 
     carry = (_score_zeros(problem, wanted, key, inputs, rows=()), _args_zeros(wanted, inputs))
-    (score_sums, args_sums), _ = _perturbing.fold(problem, step, carry)
+    (score_sums, args_sums), _ = _folding.fold(problem, step, carry)
     return _gradients(inputs, score_sums, args_sums, saved.kept.sum())
 
 
-# --- their parts -------------------------------------------------------------------------------------
-
-
-def _scores(problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array) -> list[Any]:
-    """Returns the scores of x and σ times σ, each (count, size), None where not wanted.
-
-    In x: s(ε). In σ: s(ε) ε − 1, where the −1 comes from the density's normaliser 1/σ; summed over
-    the coordinates that share one σ, but those of infinite x, where σ perturbs nothing.
-    """
-    x, sigma, *_ = inputs
-    in_x = problem.score(inputs[2:], eps)
-    in_sigma = (in_x * eps - 1) * (~jnp.isinf(x)[None]).astype(eps.dtype)
-    in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
-    return [in_x if wanted[0] else None, in_sigma if wanted[1] else None]
+# --- parts of both -----------------------------------------------------------------------------------
 
 
 def _score_zeros(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, *, rows: tuple[int, ...]
 ) -> list[Any]:
     pairs = zip(inputs[:2], wanted[:2], strict=True)
-    return [_perturbing.zeros(problem, key, *rows, leaf.size) if want else None for leaf, want in pairs]
+    return [_folding.zeros(problem, key, *rows, leaf.size) if want else None for leaf, want in pairs]
 
 
 def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:
@@ -191,26 +179,32 @@ def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:
     return tuple(chunks.varying_like(jnp.zeros_like(leaf), leaf) if want else None for leaf, want in pairs)
 
 
+def in_units_of_x(inputs: Inputs, in_x: Array) -> Array:
+    """Turns weighted scores of x times σ (..., dim) into gradients, 0 where x is infinite."""
+    x, sigma, *_ = inputs
+    return jnp.where(jnp.isinf(x), 0, in_x / sigma)
+
+
 def _gradients(inputs: Inputs, score_sums: list[Any], args_sums: tuple[Any, ...], count: Any) -> Gradients:
     """Turns the sums over `count` samples into means, and the scores times σ into gradients."""
     x, sigma, *_ = inputs
     in_x, in_sigma = jax.tree.map(lambda sums: sums / count, score_sums)
-    in_x = None if in_x is None else jnp.where(jnp.isinf(x), 0, in_x / sigma).astype(x.dtype)
+    in_x = None if in_x is None else in_units_of_x(inputs, in_x).astype(x.dtype)
     in_sigma = None if in_sigma is None else in_sigma.reshape(sigma.shape) / sigma
     return in_x, in_sigma, *jax.tree.map(lambda sums: (sums / count).astype(sums.dtype), args_sums)
 
 
 def _values_and_args_gradients(
-    problem: Problem, wanted: Wanted, inputs: Inputs, eps: Array, cotangents: Array
+    problem: Problem, wanted: Wanted, inputs: Inputs, drawn: Perturbations, cotangents: Array
 ) -> tuple[Array, tuple[Any, ...]]:
     """Returns the values (count, num_values), and Σ_n ∂⟨cotangents_n, f_n⟩/∂args, pathwise."""
     args_wanted = (False, False, *wanted[2:])
     chosen, rest = split(args_wanted, inputs)
     if not chosen:
-        return _perturbing.evaluate(problem, inputs, eps), tuple(None for _ in inputs[2:])
+        return _samples.evaluate(problem, inputs, drawn), tuple(None for _ in inputs[2:])
 
     def values_of(chosen: list[Any]) -> Array:
-        return _perturbing.evaluate(problem, join(args_wanted, chosen, rest), eps)
+        return _samples.evaluate(problem, join(args_wanted, chosen, rest), drawn)
 
     values, vjp = jax.vjp(values_of, chosen)
     return values, spread(args_wanted, vjp(chunks.varying_like(cotangents, values))[0])[2:]

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax.smoothing import _perturbing
-from esjax.smoothing._perturbing import Inputs, Problem
+from esjax.smoothing._groups import group_sums
+from esjax.smoothing._inputs import Inputs
+from esjax.smoothing._perturbing import Perturbations
+from esjax.smoothing._problem import Problem
 
 Array = jax.Array
 
@@ -18,14 +20,15 @@ class Values(NamedTuple):
     Attributes:
         values: (num_samples, num_values), 0 where discarded.
         kept: (num_samples,) 1 or, where discarded, 0.
-        at_input: f(x) (num_values,), where the baseline asks for it.
-        sound: ε (dim,) of a sample that was kept, where it is asked for and some may be discarded, else (0,).
+        at_input: f(x) (num_values,), or 0 where the baseline does not ask for it.
+        sound: the perturbation of a sample that was kept, where it is asked for and some may be discarded,
+            else arrays (0,) in place of its arrays.
     """
 
     values: Array
     kept: Array
     at_input: Array
-    sound: Array
+    sound: Perturbations
 
 
 # --- which samples are kept ---------------------------------------------------------------------------
@@ -39,12 +42,18 @@ def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:
     return 1 - is_faulty.astype(problem.dtype)
 
 
-def kept_samples(problem: Problem, eps: Array, kept: Array, saved: Values) -> Array:
-    """Puts the ε of a sample that was kept in place of those that were not.
+def kept_samples(problem: Problem, drawn: Perturbations, kept: Array, saved: Values) -> Perturbations:
+    """Puts the perturbation of a sample that was kept in place of each that was discarded.
 
-    Their values are given no weight, but 0 times the derivative of a faulty one may be NaN.
+    Discarded values are given no weight, but 0 times the derivative of a faulty one may be NaN.
     """
-    return eps if problem.discard is None else jnp.where(kept[:, None] > 0, eps, saved.sound[None])
+    if problem.discard is None:
+        return drawn
+
+    def where_kept(leaf: Array, sound: Array) -> Array:
+        return jnp.where(kept.reshape(-1, *(1,) * sound.ndim) > 0, leaf, sound[None])
+
+    return jax.tree.map(where_kept, drawn, saved.sound)
 
 
 def mean(saved: Values) -> Array:
@@ -58,7 +67,7 @@ def mean(saved: Values) -> Array:
 def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
     """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
     values, kept, f_x, _ = saved
-    in_group = _perturbing.group_sums(kept, problem.group_size)
+    in_group = group_sums(kept, problem.group_size)
     alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
     own, total = (jnp.where(alone, 0, c) for c in coefficients(problem, inputs, in_group, kept.sum()))
     if problem.transform is not None:
@@ -69,7 +78,7 @@ def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
         values = values - _offset(problem, saved, alone)[None]
         rest = rest_at_input(problem, inputs, own, total, in_group, kept.sum())
     values = jnp.where(kept[:, None] > 0, values, 0)
-    sums = _perturbing.group_sums(values, problem.group_size)
+    sums = group_sums(values, problem.group_size)
     baselines = own[:, None] * sums + total[:, None] * values.sum(0)[None] - rest[:, None] * f_x[None]
     return jnp.where(kept[:, None] > 0, values - baselines, 0)
 
@@ -81,6 +90,36 @@ def _offset(problem: Problem, saved: Values, alone: Array) -> Array:
     return jnp.where(alone.any(), 0, saved.values.sum(0) / saved.kept.sum())
 
 
+def partial_weights(problem: Problem, inputs: Inputs, values: Array, offset: Array, f_x: Array) -> Array:
+    """Returns the weights (2, count) of one pass over values (count,), in which Σ f is not known yet.
+
+    They are f_n − own S_group + rest f(x), of values less the offset, and total; see `completed`.
+    """
+    centred = values - offset
+    in_group = group_sums(jnp.ones_like(values), problem.group_size)
+    own, total = coefficients(problem, inputs, in_group, problem.num_samples)
+    rest = rest_at_input(problem, inputs, own, total, in_group, problem.num_samples)
+    return jnp.stack([centred - own * group_sums(centred, problem.group_size) + rest * f_x, total])
+
+
+def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int) -> Array:
+    """Returns Σ (f_n − b_n) s_n (size,) of the samples of one pass, from the sums (2, size) that it made.
+
+        Σ (f_n − own S_group − total S) s_n = sums₀ + (shift N − S) sums₁
+        sums₀ = Σ (f_n − shift − own (S_group − shift N_group)) s_n,  sums₁ = Σ total s_n
+
+    where f_n are values less a common offset, and the pass took off `shift` more than that. (An offset drops
+    out of f_n − b_n where own N_group + total N = 1; elsewhere there is no shift.)
+
+    Args:
+        sums: Σ of the partial weights times scores.
+        shift: the offset of this pass less the common one, ().
+        centred_sum: S, the sum of *all* samples' values, each less the common offset, ().
+        num_samples: N.
+    """
+    return sums[0] + (shift * num_samples - centred_sum) * sums[1]
+
+
 def coefficients(problem: Problem, inputs: Inputs, in_group: Array, in_all: Any) -> tuple[Array, Array]:
     """Returns the baseline's `(own, total)` of samples whose groups have `in_group`, all (count,)."""
     own, total = problem.coefficients(inputs[2:], in_group, jnp.full_like(in_group, in_all))
@@ -90,7 +129,7 @@ def coefficients(problem: Problem, inputs: Inputs, in_group: Array, in_all: Any)
 def rest_at_input(
     problem: Problem, inputs: Inputs, own: Array, total: Array, in_group: Array, in_all: Any
 ) -> Any:
-    """Returns how much of f(x) is in f_n − b_n, beside sums of f − f(x): 0 where b_n is an average.
+    """Returns how much of f(x) is in f_n − b_n, besides sums of f − f(x): 0 where b_n is an average.
 
         f_n − own S_group − total S − share f(x) = (f_n − f(x)) − own S'_group − total S' + rest f(x)
 

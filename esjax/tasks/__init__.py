@@ -9,7 +9,7 @@ from esjax.tasks.frame import Task
 
 
 def _shipped(task: Callable[[], Task]) -> Callable[[Path | None], Task]:
-    """Makes a maker that takes no data from elsewhere, since a package ships them."""
+    """Makes a maker that refuses data from elsewhere, since a package ships them."""
 
     def maker(data: Path | None) -> Task:
         if data is not None:
@@ -31,4 +31,4 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "survival": _shipped(survival.task),
     "yeast": _shipped(yeast.task),
 }
-"""Makers of the tasks, of where their data are, by the names that the command line knows."""
+"""Makers of the tasks, `where the data are -> task`, by the names that the command line knows."""

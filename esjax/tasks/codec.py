@@ -1,11 +1,11 @@
 """A real JPEG encoder in the middle: images → network → JPEG → classifier, at a budget of bytes.
 
 The network weights an image's 16 squares of 8 × 8 pixels, which JPEG encodes one by one, so that few bytes
-hold what the classifier needs. Each method's images then get a common factor, with which the mean file of
-the training images has the size of the budget, and a classifier trained on the decoded ones. Baselines: that
-factor alone; and the network trained by a straight-through gradient, as if JPEG returned what it is given
-(which says nothing of bytes). Ours: the classifier's loss and the bytes, through JPEG by evolution
-strategies.
+hold what the classifier needs. Each method's images are then multiplied by a common factor, with which the
+mean file of the training images has the size of the budget, and a classifier is trained on the decoded ones.
+Baselines: that factor alone; and the network trained by a straight-through gradient, as if JPEG returned what
+it is given (which says nothing about bytes). Ours: the classifier's loss and the bytes, through JPEG by
+evolution strategies.
 """
 
 import io
@@ -27,10 +27,10 @@ from esjax.train import data
 Array = jax.Array
 Images = NDArray[np.float32]
 Params = dict[str, models.Params]
-"""Of the network, `encoder`, and of the `classifier` that it is trained with."""
+"""Those of the network, `encoder`, and of the `classifier` that it is trained with."""
 
 BUDGET = 175.0
-"""Bytes of a file on average; an empty image takes 164."""
+"""Bytes of a file, on average; an empty image takes 164."""
 
 _QUALITIES = (3, 8, 15)
 _SIDE = 28
@@ -116,7 +116,7 @@ def encode(pictures: Images, quality: int) -> tuple[Images, float]:
 
 
 def common_factor(pictures: Images, quality: int) -> float:
-    """Returns the largest factor, up to 4, with which the pictures' mean file keeps the budget."""
+    """Returns the largest factor, up to 4, with which the pictures' mean file keeps to the budget."""
     low, high = -5.0, np.log(4.0)
     for _ in range(10):
         middle = (low + high) / 2
@@ -128,7 +128,7 @@ def common_factor(pictures: Images, quality: int) -> float:
 def accuracy(
     pictures: Images, labels: Any, test_pictures: Images, test_labels: Any, quality: int, seed: int
 ) -> float:
-    """Returns the accuracy on pictures decoded from files that keep the budget."""
+    """Returns the accuracy on pictures decoded from files that keep to the budget."""
     factor = common_factor(pictures, quality)
     decoded, test_decoded = (encode(some * factor, quality)[0] for some in (pictures, test_pictures))
     scale = 1 / decoded.std()
@@ -152,7 +152,7 @@ def weighted_by(encoder: models.Params, image: Array) -> Array:
 
 
 def _initial(images: Images, labels: Any, contrast: float, quality: int, seed: int) -> Params:
-    """Returns a network that begins as the common factor, and a classifier for that."""
+    """Returns a network that begins as the common factor alone, and a classifier for its pictures."""
     encoder = models.init(jax.random.key(seed), _SIDE**2, 16, hidden=32)
     classifier = _fit_classifier(encode(images * contrast, quality)[0] / contrast, labels, seed)
     return {"encoder": encoder, "classifier": classifier}

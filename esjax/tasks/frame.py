@@ -22,16 +22,16 @@ class Task(NamedTuple):
     """A metric on a data set, and the ways to train for it.
 
     Attributes:
-        title: what is measured on what.
+        title: what is measured, and on what.
         baseline: the method that ours has to beat.
         ours: the method that trains on the metric.
         higher_is_better: whether the metric is to be maximised.
-        seeds: how many it takes to tell methods apart, where nothing else is asked for.
-        test_over_train: how many test examples there are for each one of the training set.
+        seeds: how many it takes to tell methods apart, the number that is run unless another is asked for.
+        test_over_train: number of test examples over that of training examples.
         compare: `(seed, on_fit)` → the metric on the test set, by method; another seed is another split.
             `on_fit()` is called after each model that was fitted.
         fits: how many models are fitted for a split.
-        checksum: of data that no package ships, so that a task that goes on has the same.
+        checksum: of data that no package ships, so that a resumed task has the same.
     """
 
     title: str
@@ -46,11 +46,11 @@ class Task(NamedTuple):
 
 
 def nothing() -> None:
-    """Is called after each model by default."""
+    """Does nothing: what is called after each model by default."""
 
 
 class Row(NamedTuple):
-    """What the table says of a method: means over seeds with their standard errors.
+    """What the table says about a method: means over seeds with their standard errors.
 
     Splits of one data set overlap, so their results are not independent: of J splits the variance of the mean
     is s² (1/J + test/train) rather than s²/J (Nadeau and Bengio 2003, eq. 6).
@@ -130,7 +130,7 @@ def grid(**options: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def num_fits(*candidates: Sequence[dict[str, Any]], num_folds: int = 3) -> int:
-    """Returns how many models methods fit that choose by `best_by_folds`, and then fit the best anew."""
+    """Returns how many models are fitted by methods that choose by `best_by_folds` and refit the best."""
     return sum(1 + num_folds * len(options) * (len(options) > 1) for options in candidates)
 
 
@@ -142,7 +142,7 @@ def best_by_folds(
     seed: int,
     num_folds: int = 3,
 ) -> dict[str, Any]:
-    """Returns the options of the highest mean metric over folds of the training set; of one, these.
+    """Returns the options with the highest mean metric over folds of the training set, or the only ones.
 
     Args:
         candidates: options to choose from.
@@ -152,10 +152,10 @@ def best_by_folds(
         num_folds: ≥ 2.
 
     Raises:
-        ValueError: there are no candidates; or as `folds`.
+        ValueError: there are no candidates; or as for `folds`.
     """
     if not candidates:
-        raise ValueError("candidates is empty; give at least one, such as grid makes")
+        raise ValueError("candidates is empty; give at least one, for instance by grid")
     if len(candidates) == 1:
         return candidates[0]
     pairs = folds(num_examples, seed=seed, num_folds=num_folds)

@@ -14,7 +14,7 @@ Loss = Callable[[Params, Any, tuple[Array, ...]], Array]
 
 
 def init(key: Any, num_features: int, num_outputs: int, hidden: int) -> Params:
-    """Returns parameters of scores that begin at 0: linear ones, and of `hidden` units if there are any."""
+    """Returns parameters that give scores 0: of a linear model, and of `hidden` units if there are any."""
     params = {"linear": jnp.zeros((num_features, num_outputs)), "offset": jnp.zeros(num_outputs)}
     if hidden:
         params["first"] = jax.random.normal(key, (num_features, hidden)) / num_features**0.5
@@ -42,7 +42,7 @@ def fit(
     rate: float,
     decay: float,
 ) -> Params:
-    """Returns the parameters after steps of AdamW on all the data, its rate falling along a cosine."""
+    """Returns the parameters after steps of AdamW on all the data, with a rate that falls along a cosine."""
     optimizer = optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=decay)
 
     def step(carry: Any, key: Any) -> Any:

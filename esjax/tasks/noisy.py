@@ -1,11 +1,12 @@
 """Accuracy on Fashion-MNIST with wrong training labels: 60,000 images, in Debian's dataset-fashion-mnist.
 
-All methods train the same network, from the same initial weights, on the same batches. Each takes that of
-two learning rates whose last epoch meets most of 5,000 training labels that are held out, as wrong as the
-others; labels of the test set are clean. The best epoch is chosen on the test set: it is the most that
-early stopping could give. Ours is accuracy in closed form of standardised logits, `objectives.standardised`:
-beside a fixed σ logits grow fifty times as large, and half of the shirts are lost. The two rates and σ = 3
-are from trials of 3e-4 to 1e-2 and of 0.3 to 10, on the held-out labels of seed 0, 40 % of them random.
+All methods train the same network, from the same initial weights, on the same batches. Each takes the one
+of two learning rates that gets more of 5,000 held-out training labels right after the last epoch; these are
+as wrong as the others, while labels of the test set are clean. The best epoch is chosen on the test set: it
+is the most that early stopping could give. Ours is accuracy of standardised logits, as
+`objectives.standardised` makes them, in closed form: with a fixed σ, logits grow to fifty times that, and
+half of the shirts are lost. The two rates and σ = 3 are from trials of 3e-4 to 1e-2 and of 0.3 to 10, on the
+held-out labels of seed 0, 40 % of them random.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Fit(NamedTuple):
     """One network in training.
 
     Attributes:
-        held_out: share of the held-out labels that the last epoch meets.
+        held_out: share of the held-out labels that the network gets right after the last epoch.
         test: accuracy on the test set after each epoch.
     """
 
@@ -58,7 +59,7 @@ def task(noise: Noise, title: str, folder: Path | None) -> frame.Task:
 
     Args:
         noise: what makes labels wrong.
-        title: says it to people.
+        title: what people call them.
         folder: of the IDX files. None: where Debian's package installs them.
 
     Raises:
@@ -118,7 +119,7 @@ def compare(noisy: Dataset, seed: int, on_fit: Callable[[], None] = frame.nothin
         for rate in _RATES:
             found.append(fit(objective, noisy, rate, seed))
             on_fit()
-        chosen = max(found, key=lambda fit: fit.held_out)
+        chosen = max(found, key=lambda one: one.held_out)
         results[f"{name}, last epoch"] = chosen.test[-1]
         results[f"{name}, best epoch"] = max(chosen.test)
     return results

@@ -1,6 +1,6 @@
 """NDCG@10 on 86 queries of MSLR-WEB10K, a sample in the source of the package rankeval (Qin and Liu 2013).
 
-Baselines: losses of rax: softmax cross-entropy, and NDCG with ranks by sigmoids (Qin et al. 2010). Ours:
+Baselines: two losses of rax, softmax cross-entropy and NDCG with ranks by sigmoids (Qin et al. 2010). Ours:
 NDCG@10 itself under Gumbel noise, where the ten best documents follow the law of Plackett and Luce. All
 train the same network, and choose their options by folds of the training queries.
 """
@@ -56,7 +56,7 @@ def task(archive: Path | None) -> frame.Task:
     """Returns the task.
 
     Args:
-        archive: the source of rankeval, a .tar.gz. None: where pip leaves it in the current folder.
+        archive: the source of rankeval, a .tar.gz. None: in the current folder, where pip leaves it.
 
     Raises:
         FileNotFoundError: it is not there.

@@ -1,10 +1,10 @@
 """Shortest paths across hills of which only the shade is seen: the Jacksboro model, shipped in matplotlib.
 
 A network predicts the cost of each cell of a 10 × 10 grid from the shade around it. Dijkstra's algorithm
-finds the cheapest route between two corners; its regret is what it costs in truth over the least, less 1.
-Baselines are two-stage: the same network by squared error of costs, and of their logarithms. Ours: the regret
-itself, from where the second baseline ends, beside a share of that baseline's loss. Each method chooses among
-four options on a strip of the training area.
+finds the cheapest route between two corners; its regret is its true cost over the least, minus 1.
+Baselines are two-stage: the same network trained on the squared error of costs, and of their logarithms.
+Ours: on the regret itself, from where the second baseline ends, plus a share of that baseline's loss. Each
+method chooses among four options on a strip of the training area.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ def predict(params: models.Params, shade: Any) -> Array:
 
 
 def regret(params: models.Params, tiles: terrain.Tiles) -> float:
-    """Returns how much more the routes cost than the best ones, as a mean share of these."""
+    """Returns how much more the routes cost than the best ones, as a mean share of the latter."""
     routes = np.stack([terrain.shortest_route(costs) for costs in np.asarray(predict(params, tiles.shade))])
     return float(((routes * tiles.costs).sum(1) / tiles.best - 1).mean())
 
@@ -120,7 +120,7 @@ def _regret_loss(sigma: float, share: float) -> models.Loss:
         batch_key, smooth_key, other_key = jax.random.split(key, 3)
         shade, costs, best = _batch(batch_key, data)
         predicted = predict(params, shade)
-        predicted = predicted * (costs.mean(1) / predicted.mean(1))[:, None]  # a route sees no scale
+        predicted = predicted * (costs.mean(1) / predicted.mean(1))[:, None]  # scale does not change a route
         paid = jax.vmap(smoothed)(jax.random.split(smooth_key, len(best)), predicted, costs)
         return (paid / best - 1).mean() + share * _squared_error_of_logarithms(params, other_key, data)
 

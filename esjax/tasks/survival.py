@@ -2,7 +2,7 @@
 
 Baseline: Cox's proportional hazards. Ours: a network trained on Harrell's concordance itself. Concordance is
 a mean over pairs, and smoothing each score by normal noise of scale σ smooths a pair's order to
-Φ((s_j − s_i) / (√2 σ)): no sample is needed. Between the two: the same network by Cox's partial likelihood.
+Φ((s_j − s_i) / (√2 σ)): no samples are needed. In between: the same network on Cox's partial likelihood.
 All choose their options by folds of the training set.
 """
 
@@ -128,7 +128,7 @@ def _concordance_loss(sigma: float) -> models.Loss:
 
 
 def _cox_loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
-    """Minus Cox's log partial likelihood per event (Cox 1975), ties as Breslow has them."""
+    """Minus Cox's log partial likelihood per event (Cox 1975), with ties as Breslow treats them."""
     x, times, events = data
     risk = -models.scores(params, x)[:, 0]
     at_risk = jnp.where(times[None, :] >= times[:, None], risk[None, :], -jnp.inf)

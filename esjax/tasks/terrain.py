@@ -28,7 +28,7 @@ class Tiles(NamedTuple):
     Attributes:
         shade: (T, 28, 28) what the network sees: the pixels of the cells, and a margin.
         costs: (T, 100) true cost of each cell.
-        best: (T,) of the cheapest route.
+        best: (T,) cost of the cheapest route.
     """
 
     shade: NDArray[np.float32]
@@ -67,14 +67,14 @@ def strips(seed: int) -> dict[str, list[tuple[slice, slice]]]:
 
 
 def corners(areas: Sequence[tuple[slice, slice]], step: int) -> NDArray[np.int64]:
-    """Returns row and column (T, 2) where tiles begin that lie, with all that the network sees, in one area.
+    """Returns row and column (T, 2) where each tile begins that lies in one area with all its margin.
 
     Args:
         areas: rows and columns of pixels.
         step: pixels from one tile to the next, ≥ 1.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no room for a tile.
     """
     found = [
         (row, column)
@@ -87,14 +87,14 @@ def corners(areas: Sequence[tuple[slice, slice]], step: int) -> NDArray[np.int64
     return np.array(found)
 
 
-def cut(corners: NDArray[np.int64]) -> Tiles:
+def cut(starts: NDArray[np.int64]) -> Tiles:
     """Returns the tiles that begin at rows and columns (T, 2)."""
     shade, pixels = (
-        np.stack([image[row : row + WINDOW, column : column + WINDOW] for row, column in corners])
+        np.stack([image[row : row + WINDOW, column : column + WINDOW] for row, column in starts])
         for image in (load()[0], true_cost(load()[1]))
     )
     pixels = pixels[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
-    costs = pixels.reshape(-1, SIZE, CELL, SIZE, CELL).mean((2, 4)).reshape(len(corners), -1)
+    costs = pixels.reshape(-1, SIZE, CELL, SIZE, CELL).mean((2, 4)).reshape(len(starts), -1)
     best = np.array([(shortest_route(cost) * cost).sum() for cost in costs], np.float32)
     return Tiles(shade, costs, best)
 
@@ -118,7 +118,7 @@ def shortest_route(costs: NDArray[np.float32]) -> NDArray[np.float32]:
         costs: (n²,) > 0 of each cell of a grid of n × n, both ends included; routes step to four neighbours.
 
     Raises:
-        ValueError: their number is no square.
+        ValueError: their number is not a square.
     """
     size = math.isqrt(len(costs))
     if size**2 != len(costs):

@@ -1,1 +1,1 @@
-"""The training pipeline (extra `train`): what the core never imports."""
+"""The training pipeline (extra `train`), which the core never imports."""

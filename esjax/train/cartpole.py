@@ -16,11 +16,11 @@ Array = jax.Array
 Params = dict[str, Any]
 
 NUM_STEPS = 500
-"""Of an episode, at most."""
+"""Largest number of steps in an episode."""
 
 _GRAVITY, _CART, _POLE, _HALF_LENGTH, _FORCE, _SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 _TRACK, _ANGLE = 2.4, 12 * 2 * math.pi / 360
-_SPREAD = 0.05  # of each number of the first state
+_SPREAD = 0.05  # largest size of each number of the first state
 
 
 def init_policy(key: Any, hidden: int = 16) -> Params:
@@ -35,7 +35,7 @@ def init_policy(key: Any, hidden: int = 16) -> Params:
 
 
 def act(params: Params, state: Any) -> Any:
-    """Returns the action, 0 (left) or 1 (right), at a state (4,); of NumPy arrays and of JAX's alike."""
+    """Returns the action, 0 (left) or 1 (right), at a state (4,); for NumPy and JAX arrays alike."""
     np_or_jnp = state.__array_namespace__()
     hidden = np_or_jnp.tanh(state @ params["first"] + params["bias"])
     return (hidden @ params["last"] + params["last_bias"]).argmax()

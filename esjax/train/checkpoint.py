@@ -1,8 +1,8 @@
-"""The state of training in a folder, by Orbax: complete or not there at all, and as it was written.
+"""The state of training in a folder, by Orbax: complete and as it was written, or not there at all.
 
 Arrays are stored under their paths in the state, without its Python types, so that a checkpoint of
-another network is recognised and said in words. Beside Orbax's files are their checksums: it does not see
-every damage, and of what it sees it prints much. What was written is read back before an older one goes.
+another network is recognised and described in words. Checksums lie beside Orbax's files: it does not notice
+all damage, and prints much about what it notices. What was written is read back before an older one goes.
 """
 
 import json
@@ -25,32 +25,32 @@ from esjax.train.checks import require_at_least
 Tree = TypeVar("Tree")
 
 _KEPT = 2
-"""Checkpoints: should the newest be lost, the one before it is still there."""
+"""Checkpoints kept: should the newest be lost, the one before it is still there."""
 
 _ARRAYS = "arrays"
 _CHECKSUMS = "checksums.json"
 _PART = ".part"
-"""Behind the name of what is being written or removed."""
+"""Ends the name of what is being written or removed."""
 
 _PLAIN = re.compile(r"[\w /.,+=@~-]*")
-"""Paths that every part of Orbax takes as they are: it globs, one part knows URLs, and one no backslash."""
+"""Paths that all of Orbax takes literally: parts of it expand wildcards, read URLs, or bar backslashes."""
 
 
 def save(folder: Path, step: int, state: Any) -> None:
     """Writes `state`, a pytree of arrays, as number `step`; waits until it is on disk.
 
-    It is written under another name, read back, and renamed at the end: a killed process leaves the
-    checkpoint before it.
+    It is written under another name, read back, and renamed at the end: if the process is
+    killed, the checkpoint before it stays.
 
     Raises:
-        ValueError: `step` is no whole number >= 0, or not above that of the newest checkpoint.
-        OSError: `folder` cannot be written to, or gives back something else; the checkpoints before stay.
+        ValueError: `step` is not a whole number >= 0, or not above that of the newest checkpoint.
+        OSError: `folder` cannot be written to, or gives back something else; earlier checkpoints stay.
     """
     require_at_least("step", step, 0)
     if step <= max(_steps(folder), default=-1):
         raise ValueError(f"step={step} must be above {max(_steps(folder))}, that of the newest checkpoint")
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"*{_PART}"):  # by a process that was killed
+    for left in folder.glob(f"*{_PART}"):  # left by a process that was killed
         shutil.rmtree(left)
     part, arrays = folder / f"{step}{_PART}", _arrays(state)
     _check_space(folder, sum(array.nbytes for array in arrays.values()))
@@ -68,7 +68,7 @@ def save(folder: Path, step: int, state: Any) -> None:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Raises `OSError` where the disk is full: Orbax would print much before it raised one."""
+    """Raises `OSError` if the disk is full: Orbax would print much before it raised one."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"{folder}: {free:,} bytes are free, and a checkpoint takes {needed:,}; make room")
@@ -90,7 +90,7 @@ def _check_same_bytes(saved: dict[str, Any], found: dict[str, Any]) -> None:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[Path]:
-    """Gives an absolute path to the folder that Orbax takes as it is: a link, where its own is not plain."""
+    """Yields an absolute path to the folder that Orbax takes literally: a link, if its own is not plain."""
     path = path.resolve()
     if _PLAIN.fullmatch(path.relative_to(path.anchor).as_posix()):
         yield path
@@ -103,7 +103,7 @@ def _plain(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing(part: Path) -> Iterator[None]:
-    """Makes an `OSError` that names the folder of whatever is raised where it cannot be written."""
+    """Turns whatever is raised where the folder cannot be written into an `OSError` that names it."""
     try:
         yield
     except Exception as error:
@@ -111,7 +111,7 @@ def _writing(part: Path) -> Iterator[None]:
 
 
 def restore(folder: Path, like: Tree) -> Tree | None:
-    """Reads the newest checkpoint; None where there is none.
+    """Reads the newest checkpoint; returns None if there is none.
 
     Args:
         folder: where `save` wrote.
@@ -127,7 +127,7 @@ def restore(folder: Path, like: Tree) -> Tree | None:
         path = plain / _ARRAYS
         with _sound(where):
             if json.loads((where / _CHECKSUMS).read_bytes()) != _checksums(path):
-                raise ValueError("its files do not fit their checksums")
+                raise ValueError("its files do not match their checksums")
             metadata = checkpointer.metadata(path).item_metadata.tree
             found = {name: _form(leaf) for name, leaf in metadata.items()}
         _check_same(where, found, {name: _form(leaf) for name, leaf in wanted.items()})
@@ -139,7 +139,7 @@ def restore(folder: Path, like: Tree) -> Tree | None:
 
 @contextmanager
 def _sound(where: Path) -> Iterator[None]:
-    """Makes a `ValueError` of whatever Orbax raises on damaged bytes."""
+    """Turns whatever Orbax raises on damaged bytes into a `ValueError`."""
     try:
         yield
     except Exception as error:
@@ -195,7 +195,7 @@ def _like(leaf: Any, data: Any) -> Any:
 
 
 def _check_same(where: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
-    """Raises `ValueError` for the first array that one has and the other has not, or has in another form."""
+    """Raises `ValueError` for the first array that only one of them has, or has in another form."""
     for name in sorted({*found, *wanted}):
         forms = [a.get(name, "nothing") for a in (found, wanted)]
         if forms[0] != forms[1]:

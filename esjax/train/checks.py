@@ -1,4 +1,4 @@
-"""Refusals of options of training: each names the option, its value and what it may be."""
+"""Checks of training options: each error names the option, its value and what it may be."""
 
 import math
 from numbers import Integral, Real

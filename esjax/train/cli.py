@@ -23,25 +23,25 @@ from esjax.train.screen import Screen, Work, fail, new_path, progress
 __all__ = ["TaskName", "main"]
 
 _INPUT_ERRORS = (ValueError, OSError, ModuleNotFoundError)
-"""What the library raises for options and files that are wrong; anything else is a fault of its own."""
+"""What the library raises for wrong options and files; anything else is a bug."""
 
 
 class _Unnamed(str):
-    """Data that nobody named: the same name, given as an option, is a plain `str`."""
+    """The data set where the user names none: the same name, given as an option, is a plain `str`."""
 
 
 _DEFAULTS = TrainConfig(data=_Unnamed(TrainConfig.data))
 
-_COMMANDS_HELP = "Train on metrics that have no gradient. esjax --version says which version this is."
+_COMMANDS_HELP = "Train on metrics that have no gradient. esjax --version prints the version."
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status, 2 for wrong input, 1 for training that failed.
 
-    Each command below checks its options and reads its files, and returns the work that is left.
+    Each command below checks its options, reads its files, and returns the work that remains.
 
     Raises:
-        BrokenPipeError: nobody reads what is printed.
+        BrokenPipeError: nobody reads the output any more.
     """
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
@@ -78,26 +78,26 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _check_command(args: Sequence[str], commands: list[str]) -> None:
-    """Raises `ValueError` for a command that does not exist, with the one that may be meant."""
+    """Raises `ValueError` for a command that does not exist, and suggests the nearest one."""
     name = args[0] if args else "--help"
     known = [*commands, "--help", "-h", "--version"]
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1)
     if near or not name.startswith("-"):
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no command {name}{meant} There are {', '.join(commands)}; see esjax --help")
+        meant = f"did you mean {near[0]}? The" if near else "the"
+        raise ValueError(f"no command {name}; {meant} commands are {', '.join(commands)}; see esjax --help")
 
 
 def _check_resume(args: Sequence[str]) -> None:
-    """Raises `ValueError` for options beside --resume, those that are the default too: a run has its own."""
+    """Raises `ValueError` for options beside --resume, defaults included: a run has its own."""
     given = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
     if "--resume" not in given or args[0] not in ("train", "rl"):
         return
     allowed = ["--resume", "--help", *(["--data"] if args[0] == "train" else [])]
     if others := [option for option in given if option not in allowed]:
-        but = ", but for --data where the data moved" if args[0] == "train" else ""
-        raise ValueError(f"--resume takes all options from that folder; leave {', '.join(others)} out{but}")
+        but = "; --data may be given, where the data moved" if args[0] == "train" else ""
+        raise ValueError(f"--resume takes all options from that folder; leave out {', '.join(others)}{but}")
 
 
 def _stopped() -> int:
@@ -114,9 +114,9 @@ def train(
 
     Args:
         config: the options.
-        out: New folder for log, checkpoints and pictures. None: one in runs/ named by the time.
-        resume: Folder of a run that was cut short, to go on with; its options are taken from there, but for
-            --data, where its data are now if they moved.
+        out: New folder for log, checkpoints and pictures. None: one in runs/, named after the time.
+        resume: Folder of an interrupted run to continue; its options are taken from there, except for --data,
+            which says where the data are now if they have moved.
     """
     if resume is not None:
         return _resume(resume, None if isinstance(config.data, _Unnamed) else config.data)
@@ -127,16 +127,18 @@ def train(
     with ExitStack() as held:
         held.enter_context(folder.locked(path))
         if folder.num_logged(path):
-            raise OSError(f"{path}: another process has gone on with this run already; --resume it")
+            raise OSError(f"{path}: another process has continued this run already; --resume it")
         return partial(_train, prepared, path, held.pop_all())
 
 
 def _resume(path: Path, data: str | None) -> Work:
-    folder.read_config(path)  # so that there is a run in the folder that the lock is left in
+    folder.read_config(path)  # a lock is left only in a folder that holds a run
     with ExitStack() as held:
         held.enter_context(folder.locked(path))
         if not (path / record.FILE).exists():
-            Screen().say(f"{path}: no record of the run's data, so these are taken for them, and recorded")
+            Screen().say(
+                f"{path}: no record of the run's data; the data found are taken to be the same, and recorded"
+            )
         return partial(_train, run.resume(path, data=data), path, held.pop_all())
 
 
@@ -162,7 +164,7 @@ def compare_objectives(
 
     Args:
         config: the options.
-        out: New folder for table, numbers and picture. None: one in runs/ named by the time.
+        out: New folder for table, numbers and picture. None: one in runs/, named after the time.
     """
     path = out or new_path("compare")
     folder.check_new(path)
@@ -194,11 +196,11 @@ def try_sigmas(
     *,
     out: Path | None = None,
 ) -> Work:
-    """Say which σ suits a network and a data set, by short trial runs.
+    """Find the σ that suits a network and a data set, by short trial runs.
 
     Args:
         config: the options.
-        out: New folder for table and picture. None: one in runs/ named by the time.
+        out: New folder for table and picture. None: one in runs/, named after the time.
     """
     path = out or new_path("sigma")
     folder.check_new(path)
@@ -225,12 +227,12 @@ def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
 
 
 def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, seed: int = 0) -> Work:
-    """Say whether a run's gradient is signal, at its newest checkpoint, class by class.
+    """Say whether a run's gradient is signal or noise, at its newest checkpoint, class by class.
 
     Args:
-        path: Folder of the run, where the picture goes, too.
-        num_examples: The first so many training examples are looked at, at least 1.
-        seed: Of the perturbations, at least 0.
+        path: Folder of the run; the picture goes there, too.
+        num_examples: How many training examples to look at, from the first on; at least 1.
+        seed: Seed of the perturbations, at least 0.
     """
     found, is_saved = run.restore(path)
     if not is_saved:

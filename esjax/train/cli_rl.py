@@ -23,8 +23,8 @@ def learn_cartpole(
 
     Args:
         config: the options.
-        out: New folder for policy, log and checkpoints. None: one in runs/ named by the time.
-        resume: Folder that was cut short, to go on with; its options are taken from there.
+        out: New folder for policy, log and checkpoints. None: one in runs/, named after the time.
+        resume: Folder of an interrupted run to continue; its options are taken from there.
     """
     path = resume or out or new_path("rl")
     if resume is None:

@@ -1,4 +1,4 @@
-"""The command `esjax task`: the finished splits are kept in its folder as it goes."""
+"""The command `esjax task`, which keeps finished splits in its folder as it goes."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from esjax.train import folder, interrupts
 from esjax.train.screen import Screen, Work, new_path, progress
 
 if TYPE_CHECKING:
-    from esjax.tasks.frame import Task  # of an extra of its own
+    from esjax.tasks.frame import Task  # of another extra
 
 SETTINGS = "task.json"
 
@@ -41,16 +41,16 @@ def do_task(
     out: Path | None = None,
     resume: Path | None = None,
 ) -> Work:
-    """Train on a metric people report, on real data, beside an honest baseline.
+    """Train on a metric that people report, on real data, beside an honest baseline.
 
     Args:
-        name: codec (accuracy through JPEG), noisy (accuracy on Fashion-MNIST, so many per cent of its
+        name: codec (accuracy through JPEG), noisy (accuracy on Fashion-MNIST, that percentage of its
             training labels random, or 40 % flipped), ranking (NDCG@10 on MSLR), shortest-path (regret of
             routes across hills), survival (concordance on GBSG2) or yeast (macro-F1 of 14 labels).
-        data: Where the data are, where no package ships them. None: where the task looks first.
-        seeds: Splits of the data, at least 2. None: as many as tell the methods apart.
-        out: New folder for table, numbers and picture. None: one in runs/ named by the time.
-        resume: Folder of a task that was cut short, whose finished splits stay; give the same name and data.
+        data: Where the data are, if no package ships them. None: where the task looks by default.
+        seeds: Splits of the data, at least 2. None: as many as it takes to tell the methods apart.
+        out: New folder for table, numbers and picture. None: one in runs/, named after the time.
+        resume: Folder of an interrupted task, whose finished splits stay; give the same name and data.
     """
     from esjax.tasks import TASKS
 
@@ -58,7 +58,7 @@ def do_task(
         raise ValueError(f"seeds={seeds} must be >= 2, for a standard error")
     if resume is not None and (out is not None or seeds is not None):
         raise ValueError(
-            f"--resume {resume} goes on in that folder with its seeds; leave --out and --seeds out"
+            f"--resume {resume} goes on in that folder with its seeds; leave out --out and --seeds"
         )
     path = resume or out or new_path(name)
     if resume is None:
@@ -77,12 +77,10 @@ def do_task(
 
 
 def _settings(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the task in the folder, which are those wanted but for the number of seeds."""
+    """Returns the settings of the task in the folder, which must be those wanted but for the seeds."""
     file = path / SETTINGS
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{path}: holds no task, for there is no {SETTINGS} in it; give a task's folder"
-        )
+        raise FileNotFoundError(f"{path}: holds no task: there is no {SETTINGS} in it; give a task's folder")
     try:
         found: dict[str, Any] = json.loads(file.read_text("utf-8"))
         name, checksum, _ = found["task"], found["checksum"], range(found["seeds"])
@@ -93,12 +91,12 @@ def _settings(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
             f"{path}: holds the task {name}, not {wanted['task']}; give that name, or another folder"
         )
     if checksum != wanted["checksum"]:
-        raise ValueError(f"{path}: was begun with other data; give these as --data, or start anew")
+        raise ValueError(f"{path}: was begun with other data; give those as --data, or start anew")
     return found
 
 
 def _finished(path: Path) -> list[dict[str, float]]:
-    """Returns the results of the splits that are finished, and leaves no others in the log."""
+    """Returns the results of finished splits, and removes everything else from the log."""
     results: list[dict[str, float]] = []
     for line in folder.lines(path):
         try:

@@ -21,7 +21,7 @@ Epochs = dict[str, list[list[Epoch]]]  # by objective, by seed
 
 
 def set_up(config: CompareConfig, *, seed: int) -> dict[str, Run]:
-    """Makes the runs of one seed, by objective, and finds whatever can be wrong; see `run.set_up`."""
+    """Makes the runs of one seed, by objective; raises as `run.set_up` does, which finds all wrong input."""
     return {objective: run.set_up(config.of_run(objective, seed)) for objective in config.objectives}
 
 
@@ -32,7 +32,7 @@ def train(
     on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[str, int, Epoch], None] = lambda objective, seed, epoch: None,
 ) -> Epochs:
-    """Trains all runs; of one seed, an epoch of each objective in turn, so that their times compare.
+    """Trains all runs: for each seed an epoch of each objective in turn, so that times are comparable.
 
     Args:
         config: the options.
@@ -53,17 +53,18 @@ def train(
 
 
 class Row(NamedTuple):
-    """What the table says of an objective; accuracies are means over seeds with their standard error.
+    """What the table says about an objective; accuracies are means over seeds with their standard error.
 
     Attributes:
         objective: its name.
         last: test accuracy after the last epoch.
-        best: largest test accuracy of any epoch: what early stopping would give that looks at the
-            test set's clean labels, so at most what honest early stopping gives.
-        fitted: share of the training labels, noise and all, that the last epoch met.
+        best: largest test accuracy of any epoch: what early stopping would give if it looked at the
+            test set's clean labels, so the most that honest early stopping could give.
+        fitted: share of the training labels, wrong ones included, that the network got right in the last
+            epoch.
         lost_classes: how many classes had recall 0 after the last epoch, over all seeds.
         milliseconds: median time of a step.
-        relative_time: median over epochs of the time of a step over that of the quickest objective
+        relative_time: median over epochs of a step's time, divided by that of the quickest objective
             in the same epoch of the same seed.
     """
 
@@ -109,7 +110,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(path: Path, config: CompareConfig, epochs: Epochs, title: str) -> None:
-    """Leaves table, numbers and picture in the folder `path`.
+    """Writes table, numbers and picture into the folder `path`.
 
     Raises:
         OSError: it cannot be written to.

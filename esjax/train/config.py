@@ -1,4 +1,4 @@
-"""The options of training: frozen dataclasses, the only place with defaults and their limits."""
+"""The options of training: frozen dataclasses, the only place for defaults and limits."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -36,21 +36,21 @@ class Options:
     data: str = "mnist-5k"
     """'mnist-5k', 'digits', a folder that holds MNIST's four IDX files, or a .npz file."""
     label_noise: float = 0.0
-    """Share of the training labels that random ones replace, in [0, 1]."""
+    """Share of the training labels that are replaced by random ones, in [0, 1]."""
     network: Network = "cnn"
     """Two convolutions (cnn) or two hidden layers (mlp)."""
     sigma: float | None = None
-    """Scale of the perturbations in units of the logits, > 0. None: from the initial logits."""
+    """Scale of the perturbations in units of the logits, > 0. None: chosen from the initial logits."""
     num_samples: int = 64
     """Evaluations of the block for each example in each step, by es; even, at least 4."""
     k: int = 2
-    """The objective top-k counts a label among the k largest logits as right, k at least 1."""
+    """The objective top-k counts as right a label among the k largest logits; at least 1."""
     epochs: int = 100
     """Passes over the training set, at least 1."""
     batch_size: int = 128
-    """Examples in each step, at least 2, as the mean over the batch is taken out of the logits; better 4."""
+    """Examples in each step, at least 2, as the batch's mean logits are subtracted; better 4 or more."""
     learning_rate: float = 3e-3
-    """Of Adam, > 0: the peak, after a tenth of the steps; it decays to 0 along a cosine."""
+    """Adam's, > 0: the peak, reached after a tenth of the steps; from there it decays to 0 along a cosine."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str):
@@ -76,15 +76,15 @@ class TrainConfig(Options):
     """One training run: a network, what it is trained for, and the seed of everything random."""
 
     objective: Objective = "accuracy"
-    """accuracy, top-k accuracy or macro-f1, smoothed; or a loss with its own gradient: cross-entropy, that
-    of labels smoothed by 0.1, or generalised with q = 0.7, which is made for wrong labels."""
+    """accuracy, top-k accuracy or macro-f1, smoothed; or a loss with its own gradient: cross-entropy, with
+    labels smoothed by 0.1, or generalised with q = 0.7, which is made for wrong labels."""
     estimator: Estimator = "es"
     """How a smoothed objective gets its gradient: by evolution strategies (es), or in closed form (exact),
-    which macro-f1 has not. The cross-entropies have their own."""
+    which macro-f1 does not have. The cross-entropies have a gradient of their own."""
     seed: int = 0
-    """Of the initial weights, the label noise, the batches and the perturbations, >= 0."""
+    """Seed of the initial weights, the label noise, the batches and the perturbations, >= 0."""
     checkpoint_every: int = 5
-    """Epochs from one checkpoint to the next, at least 1; there is always one of the last epoch."""
+    """Epochs from one checkpoint to the next, at least 1; the last epoch always has one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +113,7 @@ class CompareConfig(Options):
         for objective in self.objectives:
             require_one_of("objectives", objective, get_args(Contender))
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"objectives={self.objectives} must be at least one, and each only once")
+            raise ValueError(f"objectives={self.objectives} must name at least one, and each only once")
         require_at_least("seeds", self.seeds, 2)
 
     def of_run(self, contender: Contender, seed: int) -> TrainConfig:
@@ -133,13 +133,13 @@ class SigmaConfig(Options):
     """Trials of several σ with the same data, initial weights and batches."""
 
     objective: Literal["accuracy", "top-k"] = "accuracy"
-    """What is smoothed."""
+    """The metric that is smoothed."""
     factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
     """The σ to try, in units of the default σ (or of --sigma): each > 0, ascending."""
     epochs: int = 10
-    """Of each trial, at least 1; many fewer than training itself favour a larger σ."""
+    """Epochs of each trial, at least 1; many fewer than in training itself favour a larger σ."""
     seed: int = 0
-    """Of everything random, >= 0."""
+    """Seed of everything random, >= 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,11 +148,11 @@ class SigmaConfig(Options):
         for factor in self.factors:
             require_positive("factors", factor)
         if not self.factors or list(self.factors) != sorted(set(self.factors)):
-            raise ValueError(f"factors={self.factors} must be at least one, ascending, and each only once")
+            raise ValueError(f"factors={self.factors} must hold at least one, ascending, and each only once")
         require_at_least("seed", self.seed, 0)
 
     def of_run(self, sigma: float | None) -> TrainConfig:
-        """Returns the options of a trial; without σ, those of the one whose σ is the unit."""
+        """Returns the options of a trial; without `sigma`, those of the trial whose σ is the unit."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
         shared["sigma"] = sigma or self.sigma
         return TrainConfig(**shared, objective=self.objective, seed=self.seed)
@@ -173,15 +173,15 @@ class RLConfig:
     sigma: float = 0.3
     """Scale of the perturbations of the parameters, > 0."""
     learning_rate: float = 0.1
-    """Of Adam, > 0."""
+    """Adam's, > 0."""
     baseline: Literal["leave-one-out", "rank"] = "leave-one-out"
-    """What becomes of the returns: less the mean of the others, or centred ranks (Salimans et al. 2017)."""
+    """How returns become weights: less the mean of the others, or as centred ranks (Salimans et al. 2017)."""
     generations: int = 100
-    """Steps of Adam at most, at least 1; training ends when the policy is good enough."""
+    """Steps of Adam at most, at least 1; training ends earlier if the policy is good enough."""
     workers: int = 2
     """Processes for gymnasium, at least 1."""
     seed: int = 0
-    """Of everything random, >= 0."""
+    """Seed of everything random, >= 0."""
 
     def __post_init__(self) -> None:
         require_one_of("environment", self.environment, ("gymnasium", "jax"))
@@ -198,15 +198,15 @@ Config = TypeVar("Config", TrainConfig, RLConfig)
 
 
 def from_json(values: object, where: Path, kind: type[Config]) -> Config:
-    """Makes the options that were written to a file.
+    """Makes options from what was read from a file.
 
     Args:
         values: what `json.load` gave.
         where: the file, for the message.
-        kind: whose options they are.
+        kind: the class of the options.
 
     Raises:
-        ValueError: they are no options of this version, or out of range.
+        ValueError: they are not the options of this version, or one is out of range.
     """
     fields = {field.name for field in dataclasses.fields(kind)}
     if not isinstance(values, dict) or set(values) != fields:

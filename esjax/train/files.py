@@ -29,7 +29,7 @@ _MAX_DIMS = 32
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 NUMBER_CLASSES = "np.unique(np.concatenate([train_labels, test_labels]), return_inverse=True)[1]"
-"""What numbers classes from 0 without gaps, the same in both sets."""
+"""An expression that numbers classes from 0 without gaps, the same in both sets."""
 
 _DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
@@ -67,7 +67,7 @@ class Sources(NamedTuple):
 
 
 def read_idx(path: str | Path) -> NDArray[Any]:
-    """Reads a file in the IDX format, the one of MNIST, gzipped or not (its bytes tell).
+    """Reads a file in MNIST's format, IDX, gzipped or not, as its bytes tell.
 
     Two zero bytes, a type code (0x08 uint8, 0x09 int8, 0x0b int16, 0x0c int32, 0x0d float32,
     0x0e float64), the number of dimensions; their sizes as uint32; the values; all big endian.
@@ -76,7 +76,7 @@ def read_idx(path: str | Path) -> NDArray[Any]:
         Array of the file's type and shape, in native byte order.
 
     Raises:
-        ValueError: the file is damaged, too short, too long, or no IDX file.
+        ValueError: the file is damaged, too short, too long, or not an IDX file.
         OSError: it cannot be opened.
     """
     with Path(path).open("rb") as file, _sound(f"{path}", "IDX file", "copy or download it again"):
@@ -155,7 +155,7 @@ def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Source:
 
 
 def _read_npy(stream: _Stream) -> NDArray[Any]:
-    # Not np.load: it allocates what the header claims before it knows that so much is there.
+    # Not np.load: it allocates what the header claims before it knows that the file holds as much.
     version = npy_format.read_magic(stream)
     readers = {
         (1, 0): npy_format.read_array_header_1_0,
@@ -168,7 +168,7 @@ def _read_npy(stream: _Stream) -> NDArray[Any]:
     except MemoryError as error:  # Python's parser, at about 200 nested brackets
         raise ValueError("its header nests too deeply") from error
     if dtype.kind not in "biuf":
-        text = f"; of text, {NUMBER_CLASSES} makes numbers" if dtype.kind in "OSU" else ""
+        text = f"; {NUMBER_CLASSES} makes numbers of text" if dtype.kind in "OSU" else ""
         raise ValueError(f"it holds values of type {dtype} instead of numbers{text}")
     if len(shape) > _MAX_DIMS or any(size < 0 for size in shape):
         raise ValueError(f"its header claims shape {shape}, which no array has")

@@ -1,4 +1,4 @@
-"""A run's folder: its options, its log (a JSON line for each epoch), and the names of what else is in it."""
+"""A run's folder: its options, its log (a JSON line for each epoch), and the names of the rest."""
 
 import dataclasses
 import json
@@ -26,19 +26,19 @@ LOCK = ".lock"
 LOG = "log.jsonl"
 
 _PART = ".part"
-"""Behind the name of what is being written."""
+"""Ends the name of what is being written."""
 
 
 def check_new(path: Path) -> None:
-    """Finds out, before any work, whether `new` can make the folder `path`; leaves nothing.
+    """Checks, before any work, that `new` can make the folder `path`; leaves nothing behind.
 
     Raises:
-        FileExistsError: there is something already: nothing is ever overwritten.
+        FileExistsError: something is there already: nothing is ever overwritten.
         OSError: it cannot be made.
     """
     if path.exists():
         raise FileExistsError(
-            f"{path}: exists already; give another --out, or go on with a training run by --resume {path}"
+            f"{path}: exists already; give another --out, or go on with a run by --resume {path}"
         )
     parents = path.absolute().parents
     with _making(path):
@@ -47,10 +47,10 @@ def check_new(path: Path) -> None:
 
 @contextmanager
 def new(path: Path) -> Iterator[Path]:
-    """Gives a folder to fill, which becomes `path` if all goes well, and is gone if not.
+    """Yields a folder to fill, which becomes `path` if all goes well, and is removed if not.
 
     Raises:
-        FileExistsError: `path` is there already; where it came meanwhile, what was filled stays beside it.
+        FileExistsError: `path` is there already; if it appeared meanwhile, the filled folder stays beside it.
         OSError: it cannot be made.
     """
     check_new(path)
@@ -68,7 +68,9 @@ def new(path: Path) -> Iterator[Path]:
     try:
         part.rename(path)
     except OSError as error:
-        raise FileExistsError(f"{path}: was made by something else meanwhile; all is in {part}") from error
+        raise FileExistsError(
+            f"{path}: was made by something else meanwhile; the results are in {part}"
+        ) from error
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def _umask() -> int:
 
 
 def write_config(path: Path, config: TrainConfig | RLConfig) -> None:
-    """Writes the options of the run in the folder `path`, in place of those that are there."""
+    """Writes the options of the run in the folder `path`, replacing any that are there."""
     part = path / (CONFIG + _PART)
     part.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "utf-8")
     part.replace(path / CONFIG)
@@ -131,7 +133,7 @@ def read_options(path: Path, kind: type[Config]) -> Config:
     """
     file = path / CONFIG
     if not file.is_file():
-        raise FileNotFoundError(f"{path}: holds no run, for there is no {CONFIG} in it; give a run's folder")
+        raise FileNotFoundError(f"{path}: holds no run: there is no {CONFIG} in it; give a run's folder")
     try:
         values = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -209,7 +211,7 @@ def keep_lines(path: Path, num_lines: int) -> None:
     _write_log(path, found[:num_lines])
 
 
-def _write_log(path: Path, lines: list[str]) -> None:
+def _write_log(path: Path, kept: list[str]) -> None:
     part = path / (LOG + _PART)
-    part.write_text("".join(line + "\n" for line in lines), "utf-8")
+    part.write_text("".join(line + "\n" for line in kept), "utf-8")
     part.replace(path / LOG)

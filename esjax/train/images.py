@@ -1,4 +1,4 @@
-"""Arrays as labelled images: what cannot be meant is refused, with its cause and what mends it."""
+"""Arrays as labelled images: what cannot have been meant is refused, with the cause and what mends it."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 from esjax.train.files import NUMBER_CLASSES, Source, Sources
 
 _MAX_LABEL = 2**16 - 1
-"""A larger one is a mistake, and would ask for a network larger than memory."""
+"""A larger label is a mistake, and would need a network larger than memory."""
 
 _LEAST_WHITE = 17
-"""uint8 images that stay below it are black after a division by 255: theirs go to 1, 15 or 16."""
+"""uint8 images that stay below it would be black once divided by 255: their white is 1, 15 or 16."""
 
 _MAX_RATIO = 100
-"""Of the largest pixels of both sets: beyond it one of them was divided by 255 once more."""
+"""Ratio of the sets' largest pixels: beyond it, one set was divided by 255 once more than the other."""
 
 
 def require_labelled(sources: Sources) -> Sources:
-    """Returns the same data with images (N, H, W, C) and labels (N,) int32, which every source must pass.
+    """Returns the data as images (N, H, W, C) and labels (N,) int32; what every source gives passes here.
 
     Raises:
-        ValueError: an array is something else, which one and what mends it.
+        ValueError: an array is something else; the message says which one, and what mends it.
     """
     train_images, test_images = _to_images(sources.train_images), _to_images(sources.test_images)
     train_labels = _to_labels(sources.train_labels, train_images.array)
@@ -55,8 +55,8 @@ def _to_images(source: Source) -> Source:
         _require_finite(where, images)
     if len(images) > 1 and all(np.array_equal(images[0], image) for image in images[1:]):
         raise ValueError(
-            f"{where}: all {len(images):,} images are the same, so that nothing can be learned of them; "
-            "look at what wrote them"
+            f"{where}: all {len(images):,} images are the same, so nothing can be learned from them; "
+            "check what wrote them"
         )
     low, high = images.min().item(), images.max().item()
     if images.dtype.kind != "f" and images.dtype != np.uint8:
@@ -80,8 +80,8 @@ def _require_shape(where: str, shape: tuple[int, ...]) -> None:
             f"{where}: images of shape {shape}; "
             f"give (N, height, width) or (N, height, width, channels), none of them 0{square}"
         )
-    # Images with more than four channels and so little height are rare; where both ends may be the
-    # channels, the summary shows which are taken for them.
+    # Images with more than four channels and so little height are rare; where either end may be the
+    # channels, the summary shows which was taken for them.
     if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] > 4:
         raise ValueError(
             f"{where}: images of shape {shape}, with the {shape[1]} channels first; give "
@@ -90,18 +90,18 @@ def _require_shape(where: str, shape: tuple[int, ...]) -> None:
 
 
 def _require_finite(where: str, images: NDArray[Any]) -> None:
-    """Says of NaN and infinite pixels which image is the first, and how many there are."""
+    """Refuses NaN and infinite pixels, and says how many there are, and in which image first."""
     faulty = (~np.isfinite(images)).sum((1, 2, 3))
     if faulty.any():
         raise ValueError(
             f"{where}: {faulty.sum():,} NaN or infinite pixels in {np.count_nonzero(faulty):,} of "
             f"{len(images):,} images, the first at index {np.flatnonzero(faulty)[0]}; "
-            "leave these images out, or fill the pixels, such as by np.nan_to_num"
+            "leave these images out, or fill in the pixels, for instance with np.nan_to_num"
         )
 
 
 def _mended(images: NDArray[Any], low: float, high: float) -> str:
-    """Returns in NumPy what makes images from `low` to `high` such as are read as they are meant."""
+    """Returns a NumPy expression that turns images from `low` to `high` into ones that are read as meant."""
     if low > -0.1 and high < 1.1 and (low < 0 or high > 1):
         return "np.clip(images, 0, 1)"
     if low < 0:
@@ -114,19 +114,19 @@ def _mended(images: NDArray[Any], low: float, high: float) -> str:
 
 
 def _require_range(source: Source, other: Source) -> None:
-    """Refuses images that would be black beside what they are meant to be, or beside the other set."""
+    """Refuses images that would be black beside what they were meant to be, or beside the other set."""
     (where, images), (other_where, others) = source, other
     high, others_high = images.max().item(), others.max().item()
     if images.dtype == np.uint8 and high < _LEAST_WHITE:
-        contrast = f", and those of {other_where} to {others_high}" if others_high >= _LEAST_WHITE else ""
+        contrast = f", and those of {other_where} up to {others_high}" if others_high >= _LEAST_WHITE else ""
         raise ValueError(
-            f"{where}: uint8 images go to {high}{contrast}; uint8 is divided by 255: "
+            f"{where}: uint8 images go up to {high}{contrast}; uint8 is divided by 255: "
             f"give floats in [0, 1], such as {_mended(images, 0, max(high, 1))}"
         )
     high, others_high = (scaled(array).max().item() for array in (images, others))
     if others_high > _MAX_RATIO * high:
         raise ValueError(
-            f"{where}: images go to {high:g}, and those of {other_where} to {others_high:g}; "
+            f"{where}: images go up to {high:g}, and those of {other_where} up to {others_high:g}; "
             "scale both alike, so that white is 1"
         )
 
@@ -139,9 +139,8 @@ def _to_labels(source: Source, images: NDArray[Any]) -> Source:
             f"give integers (N,){_as_integers(array)}"
         )
     if len(array) != len(images):
-        last = (
-            ", which are the last axis: np.moveaxis(images, -1, 0)" if len(array) in images.shape[2:] else ""
-        )
+        is_last = len(array) in images.shape[2:]
+        last = ", or move them from the last axis: np.moveaxis(images, -1, 0)" if is_last else ""
         raise ValueError(
             f"{where}: {len(array):,} labels for {len(images):,} images; give one label for each image{last}"
         )
@@ -155,20 +154,22 @@ def _to_labels(source: Source, images: NDArray[Any]) -> Source:
 
 
 def _as_integers(array: NDArray[Any]) -> str:
-    """Returns in NumPy what makes labels of the array, or what is in the way."""
+    """Returns a NumPy expression that makes labels of the array, or what is in the way."""
     taken = "labels"
     if array.ndim == 2 and 1 in array.shape:
         axis = 1 if array.shape[1] == 1 else 0
         taken, array = f"labels.squeeze({axis})", array.squeeze(axis)
     if array.ndim == 2:
-        return f", one for each image; of one-hot rows or scores of {array.shape[1]} classes labels.argmax(1)"
+        return (
+            f", one for each image; for one-hot rows or scores of {array.shape[1]} classes: labels.argmax(1)"
+        )
     if array.ndim != 1:
         return ", one for each image"
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.round(array))
         if not whole.all():
             index = int(whole.argmin())
-            return f"; the one at index {index} is {array[index]:g}, which is no class"
+            return f"; the one at index {index} is {array[index]:g}, which is not a class"
     return f", {taken}" + ("" if array.dtype.kind in "iu" else ".astype(int)")
 
 

@@ -1,8 +1,9 @@
-"""Ctrl-C: the process ends at once, with status 130, a word, and nothing half-made left behind.
+"""Ctrl-C: the process ends at once, with status 130 and a message, and leaves nothing half-made behind.
 
-A `KeyboardInterrupt` would be raised wherever Python is, within JAX's callbacks and its compiler too, and
-only after a program that runs for minutes; an interpreter that is taken down while XLA works can crash. A
-thread waits for the signal instead and ends the process as a kill does, for which runs are made.
+A `KeyboardInterrupt` would be raised wherever Python happens to be, even within JAX's callbacks or its
+compiler, and only once a compiled program, which may run for minutes, has ended; an interpreter that is shut
+down while XLA works can crash. Instead, a thread waits for the signal and ends the process as a kill would,
+which runs are made to survive.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 STATUS = 130
 
 _GRACE = 1.0
-"""Seconds for what is to be done before the end."""
+"""Seconds for what must be done before the end."""
 
 _messages = ["esjax: stopped, nothing was written"]
 _undoing: list[Callable[[], None]] = []
@@ -30,7 +31,7 @@ def saying(message: str) -> Iterator[None]:
     _messages.append(message)
     try:
         yield
-    except KeyboardInterrupt:  # where nobody called `watch`
+    except KeyboardInterrupt:  # outside of `watched`
         print(message, file=sys.stderr)
         raise SystemExit(STATUS) from None
     finally:
@@ -39,7 +40,7 @@ def saying(message: str) -> Iterator[None]:
 
 @contextmanager
 def undoing(action: Callable[[], None]) -> Iterator[None]:
-    """Within the block, Ctrl-C takes this action first; where it is an exception, the block's own does."""
+    """Within the block, Ctrl-C runs this action first; outside of `watched`, the block cleans up itself."""
     _undoing.append(action)
     try:
         yield
@@ -49,8 +50,8 @@ def undoing(action: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Within the block, which the main thread is in, Ctrl-C ends the process; see the module."""
-    sys.warnoptions.append("ignore:resource_tracker")  # in child processes: of what the end leaves them to do
+    """Within the block, which the main thread runs, Ctrl-C ends the process as described above."""
+    sys.warnoptions.append("ignore:resource_tracker")  # in child processes, of what the end leaves behind
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     threading.Thread(target=_wait, args=(reader,), daemon=True).start()

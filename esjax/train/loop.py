@@ -22,15 +22,15 @@ class Epoch(NamedTuple):
 
     Attributes:
         epoch: epochs done, from 1 on.
-        loss: mean of the steps' objective.
-        train_accuracy: share of the training labels, as they are, that the network gets right; of each
+        loss: mean of the objective over the steps.
+        train_accuracy: share of the training labels, wrong ones included, that the network gets right, each
             batch before the step that uses it.
         test_accuracy: share of the test set that the network gets right.
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.
         gradient_norm: mean over the steps.
         signal_to_noise: of the gradient in a batch's logits, median over the steps where it is finite;
-            None where there is none, or no samples.
+            None if there is no such step, as without samples.
         class_gradients: for each class the mean over its examples of ‖∂loss/∂logits_b‖ times the batch's
             size; None for a class without any.
         seconds_per_step: of training alone, without evaluation.
@@ -53,7 +53,7 @@ class Epoch(NamedTuple):
 
     @property
     def vanished_classes(self) -> list[int]:
-        """Of these, those trained on with less than 1 % of the mean class's gradient: they will stay lost."""
+        """Lost classes whose gradient is less than 1 % of the mean class's: they will stay lost."""
         norms = [norm for norm in self.class_gradients if norm is not None]
         limit = _VANISHED * sum(norms) / max(len(norms), 1)
         found = [(label, self.class_gradients[label]) for label in self.lost_classes]
@@ -134,7 +134,7 @@ def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:
     if rest:
         raise ValueError(
             f"state.step={int(state.step)} is within an epoch of {num_examples // batch_size} steps; "
-            "go on from a state that an epoch ended with, with the same data and batch_size"
+            "go on from the state at the end of an epoch, with the same data and batch_size"
         )
     return done
 

@@ -17,7 +17,7 @@ from esjax.train.config import Options
 
 Array = jax.Array
 Result = tuple[Array, Report | None]
-"""The loss (), to be minimised, and a report on its gradient in the logits where samples gave it."""
+"""The loss (), to be minimised, and a report on its gradient in the logits if that was sampled."""
 Objective = Callable[[Any, Array, Array], Result]
 """`(key, logits (B, K), labels (B,)) -> (loss, report)`; `key` may go unused."""
 
@@ -109,10 +109,10 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
     Args:
         sigma: σ > 0, in units of the logits.
         num_samples: N, evaluations of F1 per example and step. All single changes of one sample take
-            K − 1 per example, and one sample is drawn at least.
+            K − 1 per example, and at least one sample is drawn.
 
     Raises:
-        ValueError: N is out of range; or, by `esjax.smooth_decisions`, when called, σ is.
+        ValueError: N is out of range; or, when the objective is called, σ is.
     """
     require_at_least("num_samples", num_samples, 1)
 
@@ -134,7 +134,7 @@ def macro_f1(sigma: float | Array, num_samples: int) -> Objective:
 
 
 def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
-    """Makes the objective −mean of `rewards(logits (B, K), labels (B,))` (B,), which needs no samples.
+    """Makes the objective −(mean of `rewards(logits (B, K), labels (B,))`, (B,)), which needs no samples.
 
     Raises:
         ValueError: `rewards` is not callable; or, when called, it returns another shape.
@@ -151,15 +151,15 @@ def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
 
 
 def standardised(objective: Objective) -> Objective:
-    """Makes the objective of each example's logits less their mean, over their spread: σ is in units of that.
+    """Applies the objective to each example's logits less their mean, over their spread: the unit of σ.
 
-    Accuracy does not change with the scale of an example's logits, so nothing is lost. Where logits grow
-    beyond a fixed σ, examples that they get wrong have no gradient left, and classes that are hard to tell
-    apart stay mixed up: standardised logits cannot grow. Nor do they run away, as with a σ that follows their
-    spread as a constant: the gradient has no component along the scale.
+    Accuracy does not change with the scale of an example's logits, so nothing is lost. Where logits outgrow a
+    fixed σ, examples that they get wrong have no gradient left, and classes that are hard to tell apart stay
+    mixed up: standardised logits cannot grow. Nor can they run away, as they do where σ follows their spread
+    but counts as constant in the gradient: here the gradient has no component along the scale.
 
     Args:
-        objective: of accuracy, top-k accuracy or another metric that only the order of logits matters to.
+        objective: of accuracy, top-k accuracy or another metric of nothing but the order of the logits.
     """
     return lambda key, logits, labels: objective(key, jax.nn.standardize(logits), labels)
 

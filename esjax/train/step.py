@@ -18,7 +18,7 @@ Array = jax.Array
 Batch = tuple[Any, Any]  # images (B, H, W, C), labels (B,)
 
 _PREDICTED_AT_ONCE = 1000
-"""Images, so that evaluation needs no more memory for a larger test set."""
+"""Images evaluated together, so that a larger test set needs no more memory."""
 
 
 class State(NamedTuple):
@@ -28,7 +28,7 @@ class State(NamedTuple):
         step: () int32, steps taken.
         params: the network's trainable variables, an `nnx.State`.
         variables: its others, such as running means of batch normalisation, an `nnx.State`.
-        opt_state: the optimiser's.
+        opt_state: the optimiser's state.
     """
 
     step: Array
@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
         gradient_norm: (), Euclidean, of the gradient in all parameters.
         signal_to_noise: (), of the gradient in the batch's logits; NaN where it was not sampled.
         class_counts: (K,), examples of each class.
-        class_gradients: (K,), sum over these of B ‖∂loss/∂logits_b‖.
+        class_gradients: (K,), sum over each class's examples of B ‖∂loss/∂logits_b‖.
     """
 
     loss: Array
@@ -75,34 +75,27 @@ def make_trainer(
     """Turns a Flax network into pure functions and the state that they start from.
 
     Args:
-        network: any `nnx.Module` from images (B, H, W, C) to logits (B, K); left as it is.
+        network: any `nnx.Module` from images (B, H, W, C) to logits (B, K); it stays as it is.
         objective: `(key, logits (B, K), labels (B,)) -> (loss (), report or None)`.
-        optimizer: any of Optax's.
+        optimizer: any optimiser of Optax.
 
     Raises:
-        ValueError: an argument is of another kind; or, by a step, the objective returns something else.
+        ValueError: an argument is of another kind; or, at a step, the objective returns something else.
     """
     if not isinstance(network, nnx.Module):
-        raise ValueError(f"network={network!r} is no flax.nnx.Module; pass one, made with its rngs")
+        raise ValueError(f"network={network!r} is not a flax.nnx.Module; pass one, made with rngs")
     require_callable("objective", objective, "pass one of esjax.train.objectives")
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer={optimizer!r} is none of Optax; pass one such as optax.adam(1e-3)")
+        raise ValueError(
+            f"optimizer={optimizer!r} is not an optimiser of Optax; pass one such as optax.adam(1e-3)"
+        )
     graphdef, params, variables = cast(tuple[Any, Any, Any], nnx.split(network, nnx.Param, ...))
 
     def forward(params: Any, variables: Any, images: Any) -> Any:
-        network = nnx.merge(graphdef, params, variables, copy=True)  # which the forward pass may write to
+        network = nnx.merge(graphdef, params, variables, copy=True)  # the forward pass may write to it
         network.train()
         logits = models.logits_of(network, images)
         return logits, nnx.state(network, nnx.Not(nnx.Param))
-
-    def checked(key: Any, logits: Array, labels: Array) -> Result:
-        result = objective(key, logits, labels)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise ValueError(
-                f"objective returns {jax.tree.map(jnp.shape, result)}; return (loss, report), with None as "
-                "the report where no samples made the gradient"
-            )
-        return result
 
     @jax.jit
     def step(state: State, batch: Batch, key: Any) -> tuple[State, Metrics]:
@@ -110,29 +103,50 @@ def make_trainer(
         logits, pull_back, variables = jax.vjp(
             lambda params: forward(params, state.variables, images), state.params, has_aux=True
         )
-        value_and_grad = jax.value_and_grad(checked, argnums=1, has_aux=True)
+        value_and_grad = jax.value_and_grad(_checked(objective), argnums=1, has_aux=True)
         (loss, report), in_logits = value_and_grad(key, logits, labels)
         (gradient,) = pull_back(in_logits)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        is_class = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-        metrics = Metrics(
-            loss=loss,
-            accuracy=(logits.argmax(-1) == labels).mean(),
-            gradient_norm=optax.tree.norm(gradient),
-            signal_to_noise=jnp.float32(jnp.nan) if report is None else report.signal_to_noise,
-            class_counts=is_class.sum(0),
-            class_gradients=len(labels) * jnp.linalg.norm(in_logits, axis=1) @ is_class,
-        )
+        metrics = _metrics((loss, report), logits, labels, in_logits, optax.tree.norm(gradient))
         return State(state.step + 1, params, variables, opt_state), metrics
 
     @jax.jit
-    def logits(state: State, images: Array) -> Array:
+    def predict(state: State, images: Array) -> Array:
         network = nnx.merge(graphdef, state.params, state.variables, copy=True)
         network.eval()
         return models.logits_of(network, images)
 
-    return Trainer(step, logits), State(jnp.int32(0), params, variables, optimizer.init(params))
+    return Trainer(step, predict), State(jnp.int32(0), params, variables, optimizer.init(params))
+
+
+def _checked(objective: Objective) -> Objective:
+    """Makes an objective that raises `ValueError` unless it returns a pair."""
+
+    def checked(key: Any, logits: Array, labels: Array) -> Result:
+        result = objective(key, logits, labels)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise ValueError(
+                f"objective returns {jax.tree.map(jnp.shape, result)}; return (loss, report), with None as "
+                "the report if the gradient was not sampled"
+            )
+        return result
+
+    return checked
+
+
+def _metrics(result: Result, logits: Array, labels: Any, in_logits: Array, gradient_norm: Array) -> Metrics:
+    """Returns the metrics of a batch, whose loss has the gradient `in_logits` (B, K) in its logits (B, K)."""
+    loss, report = result
+    is_class = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return Metrics(
+        loss=loss,
+        accuracy=(logits.argmax(-1) == labels).mean(),
+        gradient_norm=gradient_norm,
+        signal_to_noise=jnp.float32(jnp.nan) if report is None else report.signal_to_noise,
+        class_counts=is_class.sum(0),
+        class_gradients=len(labels) * jnp.linalg.norm(in_logits, axis=1) @ is_class,
+    )
 
 
 def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArray[np.int64]:

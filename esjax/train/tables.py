@@ -1,4 +1,4 @@
-"""Tables in Markdown, of rows that are tuples with names."""
+"""Tables in Markdown, and the means with standard errors that stand in them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ Row = TypeVar("Row")
 
 
 def markdown(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> str:
-    """Returns the table whose columns, by their titles, say what is shown of a row."""
+    """Returns the table of the rows; `columns` says, by title, what is shown of a row."""
     lines = [list(columns), *([str(cell(row)) for cell in columns.values()] for row in rows)]
     head, *body = ("| " + " | ".join(line) + " |\n" for line in lines)
     return head + "|" + "---|" * len(columns) + "\n" + "".join(body)
@@ -20,13 +20,13 @@ def markdown(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -
 def mean_and_error(values: ArrayLike, *, test_over_train: float = 0.0) -> tuple[float, float]:
     """Returns the mean of J values and its standard error, s √(1/J).
 
-    Of J splits of one data set, which overlap, it is s √(1/J + test/train) (Nadeau and Bengio 2003, eq. 6).
+    For J splits of one data set, which overlap, it is s √(1/J + test/train) (Nadeau and Bengio 2003, eq. 6).
     """
     found = np.asarray(values, float)
     return float(found.mean()), float(found.std(ddof=1) * math.sqrt(1 / len(found) + test_over_train))
 
 
-def percent(mean_and_error: tuple[float, float]) -> str:
-    """Returns a share with its standard error."""
-    mean, error = mean_and_error
-    return f"{mean:.1%} ± {error:.1%}"
+def percent(share_and_error: tuple[float, float]) -> str:
+    """Returns a share and its standard error, in per cent."""
+    share, error = share_and_error
+    return f"{share:.1%} ± {error:.1%}"

@@ -1,0 +1,61 @@
+"""What is estimated and how, on one vector x (dim,): no pytrees, no checks, no derivative rules."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from esjax._core.placement import Shards
+from esjax.smoothing._inputs import Args
+from esjax.smoothing._perturbing import Perturbing
+
+Array = jax.Array
+
+
+class Problem(NamedTuple):
+    """What is estimated and how: static, so that it can be an argument that JAX never traces.
+
+    Traced values that the functions below close over are in their first or last argument, `args`.
+
+    Attributes:
+        fun: `(z, args) -> values`: (dim,) → (num_values,) in `dtype`.
+        perturbing: how z is drawn, and its scores.
+        coefficients: of the baseline, `(args, in_group, in_all) -> (own, total)`, elementwise.
+        at_input: `args -> share` of f(x) in the baseline; None: it is 0, and f(x) need not be known.
+        averages: whether each b_n is an average of values, so that an offset of all values drops out.
+        transform: of the baseline, `(args, values (N,), kept (N,)) -> (N,)`; None: none.
+        discard: `(args, values (num_values,)) -> bool ()`, which samples to leave out; None: none.
+        is_uniform: whether `args` vary over the same axes of an outer `jax.shard_map` as everything else.
+        constant_args: those of `args` in which no derivative is taken, by their place among the inputs: what
+            says how ε is drawn, which samples are kept, and how scores are weighted.
+        as_key: makes a key from its data, which is what the rules are given.
+        group_size: samples that are drawn together.
+        num_samples: N.
+        evaluated_at_once: samples in one call of the vmapped `fun`.
+        drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
+        shards: the devices that share the samples; None: one device has all of them.
+        informed: whether a report on the gradient is wanted, for which all values are kept.
+        dim: length of x.
+        num_values: length of the values.
+        dtype: dtype of x, ε, the values and every sum.
+    """
+
+    fun: Callable[[Array, Args], Array]
+    perturbing: Perturbing
+    coefficients: Callable[[Args, Any, Any], tuple[Any, Any]]
+    at_input: Callable[[Args], Any] | None
+    averages: bool
+    transform: Callable[[Args, Array, Array], Array] | None
+    discard: Callable[[Args, Array], Array] | None
+    is_uniform: bool
+    constant_args: frozenset[int]
+    as_key: Callable[[Array], Any]
+    group_size: int
+    num_samples: int
+    evaluated_at_once: int
+    drawn_at_once: int
+    shards: Shards | None
+    informed: bool
+    dim: int
+    num_values: int
+    dtype: Any

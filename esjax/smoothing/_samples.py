@@ -1,0 +1,55 @@
+"""The samples of a problem: perturbations drawn from the key, and the block's values at the perturbed x."""
+
+import jax
+import jax.numpy as jnp
+
+from esjax._core import chunks, random
+from esjax.smoothing._inputs import Inputs
+from esjax.smoothing._perturbing import Perturbations
+from esjax.smoothing._problem import Problem
+
+Array = jax.Array
+
+
+def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Perturbations:
+    """Returns the perturbations (count, ...) of samples start, start + 1, ...; `start` begins a group."""
+    size = problem.group_size
+    num_groups = -(-count // size)
+    groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
+    key = problem.as_key(key)
+
+    def draw_group(group: Array) -> Perturbations:
+        return problem.perturbing.draw(inputs[2:], jax.random.fold_in(key, group))
+
+    drawn = (
+        jax.vmap(draw_group)(groups)
+        if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
+        else jax.lax.map(draw_group, groups)
+    )
+    return jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+
+
+def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> Perturbations:
+    """Returns zeros in place of one sample's perturbation or, if `empty`, arrays (0,) in place of its own."""
+    group = jax.eval_shape(lambda data: problem.perturbing.draw(inputs[2:], problem.as_key(data)), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(0 if empty else leaf.shape[1:], leaf.dtype), group)
+    return chunks.varying_like(zeros, key)
+
+
+def evaluate(problem: Problem, inputs: Inputs, perturbations: Perturbations) -> Array:
+    """Returns the values (count, num_values) at the perturbed x, constant with respect to x and σ."""
+    _, _, *args = inputs
+
+    def value(perturbation: Perturbations) -> Array:
+        z = jax.lax.stop_gradient(problem.perturbing.at(inputs, perturbation))
+        return problem.fun(z, tuple(args))
+
+    return chunks.over(value, problem.evaluated_at_once, perturbations)
+
+
+def value_at_input(problem: Problem, inputs: Inputs) -> Array:
+    """Returns f(x) (num_values,), constant; zeros where the baseline does not ask for it."""
+    if problem.at_input is None:
+        return jnp.zeros(problem.num_values, problem.dtype)
+    x, _, *args = inputs
+    return jax.lax.stop_gradient(problem.fun(x, tuple(args)))

@@ -1,0 +1,145 @@
+"""A call of a smoothed function, with pytrees and options, as a problem on vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esjax._core import chunks, placement, random, trees
+from esjax._core.traceable import checked
+from esjax._jaxpr.hoisting import hoisted
+from esjax.diagnostics import Report
+from esjax.smoothing import _derivatives, _options
+from esjax.smoothing._inputs import Args
+from esjax.smoothing._options import Functions, Options
+from esjax.smoothing._perturbing import dense
+from esjax.smoothing._problem import Problem
+
+Array = jax.Array
+
+_FLOATING = "convert it with .astype(jnp.float32), or pass it in args"
+
+
+def estimate(
+    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
+) -> tuple[Any, Report | None]:
+    """Estimates on vectors what `smooth` promises for pytrees."""
+    key, x, sigma = jax.tree.map(trees.canonical, (key, x, sigma))
+    trees.check_floating(x, "x", _FLOATING)
+    scales = trees.check_sigma_fits(sigma, x)
+    data, as_key = random.data_of(key)
+    data, x, scales, args = chunks.varying_alike((data, x, scales, args))
+    problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    if chunks.varies_more(leaves, data):  # because of what fun or an option closes over
+        data, x, scales, args = chunks.varying_like((data, x, scales, args), leaves)
+        problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    vectors = trees.flatten(x, problem.dtype), trees.flatten_sigma(scales, x, problem.dtype)
+    value, report = _derivatives.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
+    return unflatten(value), jax.lax.stop_gradient(report)
+
+
+def _problem(
+    fun: Callable[..., Any],
+    options: Options,
+    informed: bool,
+    as_key: Callable[[Array], Any],
+    data: Array,
+    x: Any,
+    args: tuple[Any, ...],
+) -> tuple[Problem, Args, Callable[[Array], Any]]:
+    """Returns the problem, the arrays that it takes besides x and σ, and what restores the values' structure.
+
+    Any traced values that `fun` and the options close over are among those arrays, so that a derivative rule
+    may be called where those tracers are no longer valid. Narrow floating arrays are widened, so that
+    gradients in them are summed, and x is perturbed, in float32.
+    """
+    wide = jax.tree.map(trees.widen, x)
+    call, values, fun_consts = hoisted(checked("fun", fun), wide, *args)
+    trees.check_floating(values, "the value of fun", "return floating arrays from fun")
+    dtype = trees.accumulator_dtype((wide, values))
+    dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
+    groups = options.sampler(options.num_samples, dim, options.noise)
+    _options.check_groups(options, groups)
+    placement.check_fits(options.shards, options.num_samples, groups.size)
+    any_values = chunks.varying_like(jnp.zeros(num_values, dtype), data)
+    functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
+    of_options, block, leaves, constant_args = _of_leaves(functions, consts, call, fun_consts, args)
+    unflatten_x = trees.unflattener(wide)
+    evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
+    problem = Problem(
+        fun=lambda z, leaves: trees.flatten(block(leaves, unflatten_x(z)), dtype),
+        perturbing=dense(of_options.draw, of_options.score),
+        coefficients=of_options.coefficients,
+        at_input=of_options.at_input,
+        averages=_options.averages(options.baseline, groups.size, options.num_samples),
+        transform=of_options.transform,
+        discard=of_options.discard,
+        is_uniform=chunks.vary_alike((data, leaves)),
+        constant_args=constant_args,
+        as_key=as_key,
+        group_size=groups.size,
+        num_samples=options.num_samples,
+        evaluated_at_once=evaluated,
+        drawn_at_once=drawn,
+        shards=options.shards,
+        informed=informed,
+        dim=dim,
+        num_values=num_values,
+        dtype=dtype,
+    )
+    return problem, leaves, trees.unflattener(_own_shapes(fun, values, wide, x, args))
+
+
+def _of_leaves(
+    functions: Functions,
+    consts: dict[str, list[Any]],
+    call: Callable[..., Any],
+    fun_consts: list[Any],
+    args: tuple[Any, ...],
+) -> tuple[Functions, Callable[[Args, Any], Any], Args, frozenset[int]]:
+    """Gathers args, and what `fun` and the options close over, into one tuple of arrays: the leaves.
+
+    Returns:
+        The functions of the options and `fun(·, *args)`, as functions of the leaves; the leaves; and the
+        places of those inputs (x, σ, *leaves) in which no derivative is taken.
+    """
+    given, treedef = jax.tree.flatten((args, fun_consts, consts))
+    leaves, restore = trees.plain([trees.canonical(leaf) for leaf in given])
+
+    def parts(leaves: Args) -> Any:
+        return jax.tree.unflatten(treedef, restore(leaves))
+
+    def of_option(name: str, function: Callable[..., Any] | None) -> Any:
+        if function is None:
+            return None
+        return lambda leaves, *arrays: function(parts(leaves)[2][name], *arrays)
+
+    def block(leaves: Args, x: Any) -> Any:
+        args, fun_consts, _ = parts(leaves)
+        return call(fun_consts, x, *args)
+
+    is_constant = jax.tree.map(lambda _: False, (args, fun_consts, consts))
+    for name in ("draw", "score", "discard", "transform"):
+        is_constant[2][name] = [True] * len(consts[name])
+    constant_args = frozenset((2 + np.flatnonzero(jax.tree.leaves(is_constant))).tolist())
+    of_options = Functions(*map(of_option, functions._fields, functions))
+    return of_options, block, leaves, constant_args
+
+
+def _own_shapes(fun: Callable[..., Any], values: Any, wide: Any, x: Any, args: tuple[Any, ...]) -> Any:
+    """Returns the shapes and dtypes of `fun(x, *args)`, where `values` are those of the widened x."""
+    is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
+    return jax.eval_shape(fun, x, *args) if is_narrow else values
+
+
+def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:
+    """Returns how many samples to evaluate at once, and for how many to hold ε: whole groups."""
+    num_samples, chunk_size = options.num_samples, options.chunk_size
+    if options.shards is not None:
+        num_samples //= options.shards.num_devices
+    if chunk_size is not None:
+        return chunk_size, min(-(-chunk_size // group_size) * group_size, num_samples)
+    drawn = chunks.at_once(num_samples, width, group_size)
+    return drawn, drawn

@@ -1,0 +1,45 @@
+"""The algebra that turns the sums of one pass into those of f_n − b_n, against the weights written out."""
+
+import numpy as np
+import pytest
+
+import esjax
+from esjax.smoothing import _weights
+
+RNG = np.random.default_rng(0)
+
+
+def _written_out(values, own, total, group_size):
+    """f_n − own S_group − total S of all samples (N,)."""
+    sums = values.reshape(-1, group_size).sum(1).repeat(group_size)
+    return values - own * sums - total * values.sum()
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("baseline", ["leave_one_out", "mean of all"])
+def test_passes_with_offsets_of_their_own_add_up_to_the_weights_written_out(group_size, baseline):
+    num_samples, dim, runs = 24, 5, 2
+    values, scores = 7 + RNG.normal(size=num_samples), RNG.normal(size=(num_samples, dim))
+    if baseline == "leave_one_out":
+        own, total = map(float, esjax.baselines.leave_one_out.coefficients(group_size, num_samples))
+    else:
+        own, total = 0.0, 1 / num_samples
+    truth = _written_out(values, own, total, group_size) @ scores
+
+    offsets = np.array([6.0, 9.5])
+    common = offsets.mean()
+    centred_sum = (values - common).sum()
+    found = np.zeros(dim)
+    for rows, offset in zip(np.split(np.arange(num_samples), runs), offsets, strict=True):
+        own_part = _written_out(values[rows] - offset, own, 0.0, group_size)
+        sums = np.stack([own_part, np.full(rows.size, total)]) @ scores[rows]
+        found = found + _weights.completed(sums, offset - common, centred_sum, num_samples)
+    np.testing.assert_allclose(found, truth, rtol=1e-12)
+
+
+def test_where_no_offset_drops_out_the_sum_of_all_enters_with_its_coefficient():
+    values, scores = RNG.normal(size=8), RNG.normal(size=(8, 3))
+    own, total = 0.25, 0.5
+    sums = np.stack([_written_out(values, own, 0.0, 2), np.full(8, total)]) @ scores
+    truth = _written_out(values, own, total, 2) @ scores
+    np.testing.assert_allclose(_weights.completed(sums, 0, values.sum(), 8), truth, rtol=1e-12)
