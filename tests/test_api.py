@@ -38,8 +38,8 @@ PROTOCOLS = {
 }
 """Called by the library, by position; `Sampler`, `Decision` and `Estimator` say with what."""
 
-BY_POSITION = {"host.wrap": {"executor"}, "host.ProcessPool": {"num_workers"}}
-"""As `Executor.submit` and `ProcessPoolExecutor` of the standard library are called."""
+BY_POSITION = {"host.wrap": {"executor"}, "host.ProcessPool": {"num_workers"}, "exact.rank_probs": {"k"}}
+"""As `Executor.submit` and `ProcessPoolExecutor` of the standard library are called, and `top_k_probs`."""
 
 
 def _functions(modules):
@@ -150,7 +150,18 @@ def test_each_parameter_is_spoken_of(name):
 
 
 ARRAYS = {
-    *("logits", "labels", "label", "predicted", "scores", "relevance", "relevant", "times", "events"),
+    *(
+        "logits",
+        "labels",
+        "label",
+        "predicted",
+        "scores",
+        "relevance",
+        "relevant",
+        "times",
+        "events",
+        "targets",
+    ),
     *("mask", "reference", "features", "sigmas", "steps", "threshold", "predicted_length"),
 }
 SHAPE = re.compile(r"\((?:\.\.\.|[A-Z]\b|[nm],|\))|shape|likewise")

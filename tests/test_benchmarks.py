@@ -12,6 +12,7 @@ from esjax.benchmarks import __main__ as command
 from esjax.benchmarks import (
     black_boxes,
     measure,
+    metric_peers,
     peers,
     plots,
     problems,
@@ -92,7 +93,12 @@ def test_every_peer_estimates_the_jacobian_of_the_reference(name, noise):
 def test_estimates_of_a_batch_have_the_mean_of_the_closed_form():
     batch = problems.labelled(4, 3)
     exact = problems.accuracy_gradient(batch)
-    for peer in (peers.accuracy_plain, peers.accuracy_iid, peers.accuracy_auto, peers.accuracy_optax):
+    for peer in (
+        metric_peers.accuracy_plain,
+        metric_peers.accuracy_iid,
+        metric_peers.accuracy_auto,
+        metric_peers.accuracy_optax,
+    ):
         call = jax.jit(peer(batch, 64))
         draws = [call(key, batch.logits)[1] for key in jax.random.split(jax.random.key(0), 200)]
         _assert_mean_is(np.array(draws, float), exact)
@@ -119,14 +125,16 @@ def test_estimates_of_ndcg_have_the_mean_of_the_enumeration():
         (None, 0, 0),
     )(jax.random.key(0), lists.scores, lists.relevance)
     for call in (
-        peers.ndcg_optax(lists, 64),
-        peers.ndcg_auto(lists, 64),
-        peers.ndcg_decided(lists, 64, None),
-        peers.ndcg_decided(lists, 64, 2),
+        metric_peers.ndcg_optax(lists, 64),
+        metric_peers.ndcg_auto(lists, 64),
+        metric_peers.ndcg_decided(lists, 64, None),
+        metric_peers.ndcg_decided(lists, 64, 2),
     ):
         compiled = jax.jit(call)
         draws = [compiled(key, lists.scores)[1] for key in jax.random.split(jax.random.key(0), 200)]
         _assert_mean_is(np.array(draws, float), exact / 2)
+    _, gradient = jax.jit(metric_peers.ndcg_exact(lists))(jax.random.key(0), lists.scores)
+    np.testing.assert_allclose(gradient, exact / 2, atol=1e-6)
 
 
 def test_dijkstra_finds_the_paths_of_the_reference():

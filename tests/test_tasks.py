@@ -28,12 +28,14 @@ def test_rows_are_means_with_standard_errors_and_paired_differences():
     base, ours = frame.summarise(TASK, results)
     assert base.metric == pytest.approx((4.0, 1.0)) and base.difference == (0.0, 0.0)
     assert ours.metric == pytest.approx((2.1, 1.1)) and ours.difference == pytest.approx((-1.9, 0.1))
-    assert frame.verdict(TASK, [base, ours]) == "ours beats base by 1.9000 ± 0.1000"
-    assert "does not beat" in frame.verdict(TASK._replace(higher_is_better=True), [base, ours])
+    assert frame.verdict(TASK, results) == "ours beats base by 1.9000 ± 0.1000"
+    assert "does not beat" in frame.verdict(TASK._replace(higher_is_better=True), results)
     _, ours = frame.summarise(TASK._replace(test_over_train=0.5), results)
     assert ours.difference == pytest.approx((-1.9, 0.2**0.5 * 0.2**0.5 / 2**0.5))  # s = √0.02, √(1/2 + 1/2)
-    worse = ours._replace(difference=(-0.1, 0.1))
-    assert frame.verdict(TASK, [base, worse]) == "ours does not beat base: +0.1000 ± 0.1000"
+    close = [{"base": 3.0, "other": 1.5, "ours": 3.0}, {"base": 5.0, "other": 3.3, "ours": 4.8}]
+    assert frame.verdict(TASK, close) == (
+        "ours does not beat base: +0.1000 ± 0.1000\nours does not beat other: -1.5000 ± 0.0000"
+    )
 
 
 def test_the_command_line_knows_every_task():
@@ -79,30 +81,33 @@ def test_scores_begin_at_zero_and_fit_lowers_the_loss():
     assert loss(fitted, None, (x,)) < 0.05 * loss(params, None, (x,))
 
 
-def test_the_concordance_loss_is_the_smoothed_concordance_of_the_pairs():
-    covariates, times, events = (array[:40] for array in survival.load())
+def test_the_bound_by_pairs_is_that_of_steck_by_hand():
+    covariates, times, events = (array[:12] for array in survival.load())
     params = models.init(jax.random.key(0), 9, 1, hidden=0)
     params = params | {"linear": jax.random.normal(jax.random.key(1), (9, 1)) / 10}
-    data = covariates / covariates.std(0), times, events
-    exact = -survival._concordance_loss(0.5)(params, None, data)
-    scores = np.asarray(models.scores(params, data[0])[:, 0])
-    noise = 0.5 * np.random.default_rng(0).normal(size=(4000, 40))
-    pairs = (times[:, None] < times[None]) & (events[:, None] > 0)
-    ordered = [((scores + eps)[:, None] < (scores + eps)[None])[pairs].mean() for eps in noise]
-    assert abs(np.mean(ordered) - exact) < 4 * np.std(ordered) / len(ordered) ** 0.5
+    scores = np.asarray(models.scores(params, covariates)[:, 0], float)
+    terms = [
+        -np.log1p(np.exp(-(scores[j] - scores[i]) / 0.5))
+        for i in range(12)
+        for j in range(12)
+        if times[i] < times[j] and events[i]
+    ]
+    found = survival._pairs_loss(0.5)(params, None, (covariates, times, events))
+    np.testing.assert_allclose(found, -np.mean(terms), rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_task_ends_with_table_verdict_and_picture(tmp_path, capsys, monkeypatch):
     small = {"hidden": (16,), "num_steps": (50,), "decay": (1.0,)}
     monkeypatch.setattr(survival, "_COX", frame.grid(**small))
+    monkeypatch.setattr(survival, "_PAIRS", frame.grid(temperature=(1.0,), **small))
     monkeypatch.setattr(survival, "_CONCORDANCE", frame.grid(sigma=(1.0,), **small))
     out = tmp_path / "task"
     assert cli.main(["task", "survival", "--seeds", "2", "--out", str(out)]) == 0
     printed, fits = capsys.readouterr().out, 2 * TASKS["survival"](None).fits
     assert f" {fits}/{fits} " in printed  # as many as were counted before
     assert "concordance itself, network" in printed and "beat Cox" in printed
-    assert (out / "table.md").read_text().count("\n| ") == 3
+    assert (out / "table.md").read_text().count("\n| ") == 4
     assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -172,12 +177,13 @@ def test_as_many_models_are_fitted_as_were_counted_before(monkeypatch, name):
 
 
 @pytest.mark.large
-def test_yeast_compares_three_methods(monkeypatch):
+def test_yeast_compares_four_methods(monkeypatch):
     monkeypatch.setattr(yeast, "_LOGISTIC", frame.grid(hidden=(0,), decay=(1.0,)))
-    monkeypatch.setattr(yeast, "_ON_F1", frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
+    for name in ("_ON_F1", "_ON_SIGMOIDS"):
+        monkeypatch.setattr(yeast, name, frame.grid(hidden=(0,), decay=(1.0,), sigma=(1.0,)))
     task, fits = TASKS["yeast"](None), []
-    plain, tuned, ours = task.compare(0, lambda: fits.append(0)).values()
-    assert plain < tuned and ours > 0.44 and len(fits) == task.fits
+    plain, tuned, sigmoids, ours = task.compare(0, lambda: fits.append(0)).values()
+    assert plain < tuned and sigmoids > 0.44 and ours > 0.44 and len(fits) == task.fits
 
 
 def test_wrong_input_is_said_in_one_line(tmp_path, capsys):

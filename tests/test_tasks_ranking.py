@@ -53,15 +53,6 @@ SCORES, RELEVANCE = (np.random.default_rng(0).normal(size=20), np.random.default
 MASK = np.arange(20) < 17
 
 
-def test_the_block_is_ndcg_of_the_ten_best():
-    order = np.argsort(np.where(MASK, -SCORES, np.inf))[:10]
-    found = ranking._ndcg_of_best(jnp.asarray(order), jnp.asarray(RELEVANCE, float), jnp.asarray(MASK))
-    wanted = rax.ndcg_metric(
-        jnp.asarray(SCORES), jnp.asarray(RELEVANCE, float), topn=10, where=jnp.asarray(MASK)
-    )
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-
-
 def test_raxs_losses_are_what_they_are_called():
     args = jax.random.key(0), jnp.asarray(SCORES, jnp.float32), jnp.asarray(RELEVANCE, jnp.float32), MASK
     sharp = ranking.approximate_ndcg_loss(temperature=1e-4)(*args)

@@ -65,6 +65,7 @@ def _train(options, path, stop_after=None):
         ("cnn", "accuracy", "es"),
         ("mlp", "accuracy", "exact"),
         ("cnn", "macro-f1", "es"),
+        ("mlp", "macro-f1", "exact"),
         ("cnn", "cross-entropy", "es"),
         ("mlp", "label-smoothing", "es"),
         ("mlp", "generalised-cross-entropy", "es"),
@@ -325,3 +326,16 @@ def test_robust_losses_are_their_formulas():
     found, _ = objectives.label_smoothing(None, jnp.asarray(logits), jnp.asarray(labels))
     wanted = np.mean(-0.9 * np.log(mine) - 0.1 * np.log(p).mean(1))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_survival_model_learns_from_the_concordance_of_all_its_examples():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)).astype(np.float32)
+    times, events = np.exp(x[:, 0] - x[:, 1]), rng.uniform(size=60) < 0.7
+    objective = objectives.of_batch_in_closed_form(partial(esjax.exact.concordance, sigma=1.0))
+    weights = jnp.zeros(3)
+    loss = jax.jit(jax.value_and_grad(lambda w: objective(None, x @ w, times, events)[0]))
+    np.testing.assert_allclose(loss(weights)[0], -0.5, atol=1e-6)
+    for _ in range(30):
+        weights = weights - 20 * loss(weights)[1]
+    assert esjax.blocks.concordance(x @ weights, times, events) > 0.97

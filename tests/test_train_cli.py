@@ -151,7 +151,6 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --num-samples 5", "num_samples=5 is odd.*use 6"),
         ("train --label-noise 1.5", r"label_noise=1.5 must be in \[0, 1\]"),
         ("train --epochs 0", "epochs=0 must be"),
-        ("train --objective macro-f1 --estimator exact", "macro-f1 .* has no closed form; use es"),
         ("train --k 0", "k=0 must be a whole number >= 1"),
         ("train --objective top-k --k 3 --data {npz}", "k=3 is more than the 2 classes"),
         ("train --learning-rate inf", "learning_rate=inf must be"),

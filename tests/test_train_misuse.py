@@ -106,11 +106,6 @@ TRAIN = {
     "config network": (_options(network="vit"), "network='vit'", "must be one of mlp, cnn"),
     "config objective": (_options(objective="f1"), "objective='f1'", "must be one of accuracy"),
     "config estimator": (_options(estimator="pg"), "estimator='pg'", "must be one of es, exact"),
-    "config no closed form": (
-        _options(objective="macro-f1", estimator="exact"),
-        "estimator='exact': macro-f1",
-        "use es",
-    ),
     "config label_noise": (_options(label_noise="0.4"), r"label_noise='0\.4'", r"in \[0, 1\]"),
     "config data": (_options(data=3), "data=3", "name or a path, as text"),
     "config sigma": (_options(sigma=0), "sigma=0", "finite number > 0"),
@@ -151,6 +146,16 @@ TRAIN = {
         lambda: objectives.in_closed_form(_total)(KEY, LOGITS, ZEROS),
         r"rewards of a batch have shape \(\) instead of \(2,\)",
         "return one number for each",
+    ),
+    "objective metric": (
+        lambda: objectives.of_batch_in_closed_form(3),
+        "metric=3 is not callable",
+        "pass a function",
+    ),
+    "objective of examples": (
+        lambda: objectives.of_batch_in_closed_form(lambda x, y: x)(KEY, LOGITS, ZEROS),
+        r"metric of a batch has shape \(2, \d+\) instead of \(\)",
+        "return one number, or use in_closed_form",
     ),
     "objective f1": (lambda: objectives.macro_f1(1.0, "a"), "num_samples='a'", "whole number >= 1"),
     "objective f1 sigma": (

@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 
 import esjax
-from esjax.benchmarks import measure, peers, problems, report
+from esjax.benchmarks import measure, metric_peers, problems, report
+from esjax.benchmarks.peers import ValueAndGradient
 from esjax.benchmarks.report import Claim, Row, Section, Table
 from esjax.train import models, objectives, step
 
@@ -33,11 +34,11 @@ def _accuracy(quick: bool, num_samples: int = 256) -> tuple[list[Table], list[Cl
     for num_examples, num_classes, wanted in sizes[:1] if quick else sizes:
         batch = problems.labelled(num_examples, num_classes)
         functions = {
-            "plain": peers.accuracy_plain(batch, num_samples),
-            "esjax.smooth, iid, no baseline": peers.accuracy_iid(batch, num_samples),
-            "optax": peers.accuracy_optax(batch, num_samples),
-            "esjax.smooth": peers.accuracy_auto(batch, num_samples),
-            "esjax.exact": peers.accuracy_exact(batch),
+            "plain": metric_peers.accuracy_plain(batch, num_samples),
+            "esjax.smooth, iid, no baseline": metric_peers.accuracy_iid(batch, num_samples),
+            "optax": metric_peers.accuracy_optax(batch, num_samples),
+            "esjax.smooth": metric_peers.accuracy_auto(batch, num_samples),
+            "esjax.exact": metric_peers.accuracy_exact(batch),
         }
         title = (
             f"Accuracy of {num_examples} examples, K = {num_classes:,}, each smoothed with N = {num_samples}"
@@ -57,7 +58,7 @@ def _accuracy(quick: bool, num_samples: int = 256) -> tuple[list[Table], list[Cl
             ratio = found["plain"].cost.seconds / found["esjax.exact"].cost.seconds
             claims.append(Claim(f"{name}: time of plain over exact's", ratio, wanted, at_most=False))
     many = problems.labelled(8, 262_144)
-    compiled = jax.jit(peers.accuracy_exact(many)).lower(jax.random.key(0), many.logits).compile()
+    compiled = jax.jit(metric_peers.accuracy_exact(many)).lower(jax.random.key(0), many.logits).compile()
     megabytes = measure.temporaries(compiled) / 2**20
     claims.append(Claim("exact accuracy, K = 262,144, 8 examples: temporaries, MB", megabytes, 1000))
     return tables, claims
@@ -67,13 +68,14 @@ def _macro_f1(quick: bool, num_evaluations: int = 2560) -> tuple[list[Table], li
     batch = problems.labelled(256, 10, lead=1.5)
     local, score = esjax.decisions.local_expectation, esjax.decisions.score
     functions = {
-        "plain": peers.f1_sampled(batch, num_evaluations, esjax.baselines.none),
-        "optax": peers.f1_optax(batch, num_evaluations),
-        "leave-one-out": peers.f1_sampled(batch, num_evaluations, esjax.baselines.leave_one_out),
-        "decisions.score": peers.f1_decided(batch, num_evaluations, score),
-        "decisions.local_expectation": peers.f1_decided(batch, 1, local),
+        "plain": metric_peers.f1_sampled(batch, num_evaluations, esjax.baselines.none),
+        "optax": metric_peers.f1_optax(batch, num_evaluations),
+        "leave-one-out": metric_peers.f1_sampled(batch, num_evaluations, esjax.baselines.leave_one_out),
+        "decisions.score": metric_peers.f1_decided(batch, num_evaluations, score),
+        "decisions.local_expectation": metric_peers.f1_decided(batch, 1, local),
+        "esjax.exact": metric_peers.f1_exact(batch),
     }
-    long_run = peers.f1_decided(batch, 200 if quick else 1000, local)
+    long_run = metric_peers.f1_decided(batch, 200 if quick else 1000, local)
     title = f"Macro-F1 of 256 examples, K = 10, {num_evaluations:,} evaluations (the last: 2,305)"
     found = _beside_a_long_run(functions, long_run, batch.logits, quick, num_repeats=40)
     claims = [
@@ -82,30 +84,71 @@ def _macro_f1(quick: bool, num_evaluations: int = 2560) -> tuple[list[Table], li
             "macro-F1: squared error, local_expectation", found["decisions.local_expectation"].error[0], 0.02
         ),
         Claim("macro-F1: squared error, score", found["decisions.score"].error[0], 0.4),
+        _effort_claim("macro-F1", found, "esjax.exact"),
     ]
-    return [report.beside_each_other(title, found)], claims
+    closed_form = {
+        "esjax.exact.f1": metric_peers.f1_exact(batch),
+        "decisions.local_expectation": functions["decisions.local_expectation"],
+        "esjax.exact.argmax_probs alone": metric_peers.argmax_probs(batch),
+    }
+    times, time_claims = _times_over("exact macro-F1", closed_form, batch.logits, (0.5, 2), quick)
+    return [report.beside_each_other(title, found), times], claims + time_claims
 
 
 def _ndcg(quick: bool, num_samples: int = 16) -> tuple[list[Table], list[Claim]]:
     lists = problems.lists()
     functions = {
-        "optax": peers.ndcg_optax(lists, num_samples),
-        "esjax.smooth": peers.ndcg_auto(lists, num_samples),
-        "decisions.ranking": peers.ndcg_decided(lists, num_samples, None),
-        "decisions.ranking, k = 10": peers.ndcg_decided(lists, num_samples, lists.k),
+        "optax": metric_peers.ndcg_optax(lists, num_samples),
+        "esjax.smooth": metric_peers.ndcg_auto(lists, num_samples),
+        "decisions.ranking": metric_peers.ndcg_decided(lists, num_samples, None),
+        "decisions.ranking, k = 10": metric_peers.ndcg_decided(lists, num_samples, lists.k),
+        "esjax.exact": metric_peers.ndcg_exact(lists),
     }
-    long_run = peers.ndcg_decided(lists, 2**13 if quick else 2**16, lists.k)
+    long_run = metric_peers.ndcg_decided(lists, 2**13 if quick else 2**16, lists.k)
     found = _beside_a_long_run(functions, long_run, lists.scores, quick, num_repeats=100)
     num_lists, num_items = lists.scores.shape
     title = f"NDCG@10 of {num_lists} lists of {num_items}, each smoothed with N = {num_samples}"
-    return [report.beside_each_other(title, found)], [
-        _effort_claim("NDCG@10", found, "decisions.ranking, k = 10", 5)
+    closed_form = {
+        "esjax.exact.ndcg": functions["esjax.exact"],
+        "decisions.ranking, k = 10": functions["decisions.ranking, k = 10"],
+        "rax, ranks by sigmoids": metric_peers.ndcg_rax(lists),
+    }
+    times, time_claims = _times_over("exact NDCG@10", closed_form, lists.scores, (3,), quick)
+    claims = [
+        _effort_claim("NDCG@10", found, "decisions.ranking, k = 10", 5),
+        _effort_claim("NDCG@10", found, "esjax.exact"),
     ]
+    return [report.beside_each_other(title, found), times], claims + time_claims
+
+
+def _times_over(
+    name: str,
+    functions: dict[str, ValueAndGradient],
+    x: jax.Array,
+    wanted: tuple[float, ...],
+    quick: bool,
+) -> tuple[Table, list[Claim]]:
+    """Times the first of `functions` beside the others, over each of which it may take what is `wanted`."""
+    found = measure.costs(functions, jax.random.key(0), x, effort=_EFFORT_QUICK if quick else _EFFORT)
+    ours, *others = found
+    rows: list[Row] = [
+        {
+            "": each,
+            "median ms ± spread": cost.milliseconds,
+            f"{ours}'s time over it": found[ours].seconds / cost.seconds,
+        }
+        for each, cost in found.items()
+    ]
+    claims = [
+        Claim(f"{name}: time over {other}'s", found[ours].seconds / found[other].seconds, most)
+        for other, most in zip(others, wanted, strict=False)
+    ]
+    return Table(f"{name}: value and gradient beside others", rows), claims
 
 
 def _beside_a_long_run(
-    functions: dict[str, peers.ValueAndGradient],
-    long_run: peers.ValueAndGradient,
+    functions: dict[str, ValueAndGradient],
+    long_run: ValueAndGradient,
     x: jax.Array,
     quick: bool,
     *,

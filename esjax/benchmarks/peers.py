@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from evosax.algorithms import Open_ES
 from optax import perturbations
 
 import esjax
-from esjax.benchmarks.problems import Labelled, Lists, Problem
+from esjax.benchmarks.problems import Problem
 
 with warnings.catch_warnings():  # jaxopt's: it is no longer maintained
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -59,18 +58,19 @@ def floor(problem: Problem, num_samples: int, at_once: int = 32) -> Callable[[An
 
 def optax_normal(problem: Problem, num_samples: int) -> ValueAndGradient:
     """`optax.perturbations` with its normal noise and its own default, the baseline at the input."""
-    return jax.value_and_grad(_optax(problem.fun, num_samples, problem.sigma), argnums=1)
+    return jax.value_and_grad(optax_perturbed(problem.fun, num_samples, problem.sigma), argnums=1)
 
 
 def optax_no_baseline(problem: Problem, num_samples: int) -> ValueAndGradient:
     """`optax.perturbations` with normal noise and without baseline."""
-    perturbed = _optax(problem.fun, num_samples, problem.sigma, use_baseline=False)
+    perturbed = optax_perturbed(problem.fun, num_samples, problem.sigma, use_baseline=False)
     return jax.value_and_grad(perturbed, argnums=1)
 
 
-def _optax(
+def optax_perturbed(
     fun: Callable[..., Any], num_samples: int, sigma: float, *, noise: Any = None, **options: Any
 ) -> Callable[..., Any]:
+    """Returns `fun` as `optax.perturbations` perturbs it, with normal noise unless another is given."""
     noise = noise or perturbations.Normal()
     return perturbations.make_perturbed_fun(fun, num_samples, sigma, noise, **options)
 
@@ -130,7 +130,7 @@ def optax_jacobian(
     """`optax.perturbations` with its default baseline; None where it lacks the noise."""
     if noise not in _OPTAX_NOISES:
         return None
-    return jax.jacrev(_optax(fun, num_samples, sigma, noise=_OPTAX_NOISES[noise]), argnums=1)
+    return jax.jacrev(optax_perturbed(fun, num_samples, sigma, noise=_OPTAX_NOISES[noise]), argnums=1)
 
 
 def jaxopt_jacobian(
@@ -145,138 +145,3 @@ def jaxopt_jacobian(
     )
     slope = jax.jacrev(perturbed)
     return lambda key, x: slope(x, key)
-
-
-# --- accuracy and macro-F1 of a batch: `(key, logits) -> (value, gradient)` -----------------------------
-
-
-def accuracy_plain(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """The plain algorithm as one writes it, for each example by itself: g = Σ f_n σ ε_n / (σ² N)."""
-
-    def of_example(key: Any, logits: Array, label: Array) -> tuple[Array, Array]:
-        eps = jax.random.normal(key, (num_samples, logits.size))
-        hits = ((logits + batch.sigma * eps).argmax(-1) == label).astype(logits.dtype)
-        return hits.mean(), hits @ eps / (batch.sigma * num_samples)
-
-    def value_and_gradient(key: Any, logits: Array) -> tuple[Array, Array]:
-        values, slopes = jax.vmap(of_example)(jax.random.split(key, len(logits)), logits, batch.labels)
-        return values.mean(), slopes / len(logits)
-
-    return value_and_gradient
-
-
-def accuracy_iid(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """The plain algorithm by this library, for each example by itself."""
-    options: Any = {"sampler": esjax.samplers.iid, "baseline": esjax.baselines.none}
-    return _of_examples(
-        batch.labels,
-        esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples, **options),
-    )
-
-
-def accuracy_auto(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """This library's defaults for each example by itself."""
-    return _of_examples(
-        batch.labels, esjax.smooth(esjax.blocks.accuracy, sigma=batch.sigma, num_samples=num_samples)
-    )
-
-
-def accuracy_optax(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """`optax.perturbations`, its defaults with normal noise, for each example by itself."""
-
-    def smoothed(key: Any, logits: Array, label: Array) -> Array:
-        block = partial(esjax.blocks.accuracy, label=label)
-        return _optax(block, num_samples, batch.sigma)(key, logits)
-
-    return _of_examples(batch.labels, smoothed)
-
-
-def _of_examples(targets: Array, smoothed: Callable[[Any, Array, Array], Array]) -> ValueAndGradient:
-    """Returns the mean of `smoothed(key, x, target)` over examples, with its gradient."""
-
-    def value(x: Array, key: Any) -> Array:
-        return jax.vmap(smoothed)(jax.random.split(key, len(targets)), x, targets).mean()
-
-    return lambda key, x: jax.value_and_grad(value)(x, key)
-
-
-def accuracy_exact(batch: Labelled) -> ValueAndGradient:
-    """The closed form; the key goes unused."""
-
-    def value(logits: Array) -> Array:
-        return esjax.exact.accuracy(logits, batch.labels, batch.sigma).mean()
-
-    return lambda key, logits: jax.value_and_grad(value)(logits)
-
-
-def f1_sampled(batch: Labelled, num_samples: int, baseline: esjax.baselines.Baseline) -> ValueAndGradient:
-    """Macro-F1 of a batch whose logits are all perturbed together."""
-    smoothed = esjax.smooth(
-        partial(_f1_of_logits, batch),
-        sigma=batch.sigma,
-        num_samples=num_samples,
-        sampler=esjax.samplers.iid,
-        baseline=baseline,
-    )
-    return jax.value_and_grad(smoothed, argnums=1)
-
-
-def f1_optax(batch: Labelled, num_samples: int) -> ValueAndGradient:
-    """Macro-F1 of a batch by `optax.perturbations`, its defaults with normal noise."""
-    return jax.value_and_grad(_optax(partial(_f1_of_logits, batch), num_samples, batch.sigma), argnums=1)
-
-
-def f1_decided(batch: Labelled, num_samples: int, estimator: esjax.decisions.Estimator) -> ValueAndGradient:
-    """Macro-F1 of a batch whose decisions are sampled."""
-    smoothed = esjax.smooth_decisions(
-        partial(_f1, batch),
-        decision=esjax.decisions.argmax,
-        sigma=batch.sigma,
-        num_samples=num_samples,
-        estimator=estimator,
-    )
-    return jax.value_and_grad(smoothed, argnums=1)
-
-
-def _f1_of_logits(batch: Labelled, logits: Array) -> Array:
-    return _f1(batch, logits.argmax(-1))
-
-
-def _f1(batch: Labelled, predicted: Array) -> Array:
-    return esjax.blocks.f1(predicted, batch.labels, num_classes=batch.logits.shape[1])
-
-
-# --- NDCG of lists, each smoothed by itself with Gumbel noise: `(key, scores) -> (value, gradient)` -----
-
-
-def ndcg_auto(lists: Lists, num_samples: int) -> ValueAndGradient:
-    """This library's defaults."""
-    block = partial(esjax.blocks.ndcg, k=lists.k)
-    options: Any = {"sigma": lists.sigma, "num_samples": num_samples, "noise": esjax.noise.gumbel}
-    return _of_examples(lists.relevance, esjax.smooth(block, **options))
-
-
-def ndcg_optax(lists: Lists, num_samples: int) -> ValueAndGradient:
-    """`optax.perturbations` with Gumbel noise and its default baseline."""
-
-    def smoothed(key: Any, scores: Array, relevance: Array) -> Array:
-        block = partial(esjax.blocks.ndcg, relevance=relevance, k=lists.k)
-        return _optax(block, num_samples, lists.sigma, noise=perturbations.Gumbel())(key, scores)
-
-    return _of_examples(lists.relevance, smoothed)
-
-
-def ndcg_decided(lists: Lists, num_samples: int, places: int | None) -> ValueAndGradient:
-    """Samples the first places of each ranking, or all of them where `places` is None."""
-
-    def of_order(order: Array, relevance: Array) -> Array:
-        scores = jnp.zeros(relevance.shape).at[order].set(jnp.arange(order.size, 0.0, -1.0))
-        return esjax.blocks.ndcg(scores, relevance, k=lists.k)
-
-    smoothed = esjax.smooth_decisions(
-        of_order,
-        decision=partial(esjax.decisions.ranking, k=places),
-        sigma=lists.sigma,
-        num_samples=num_samples,
-    )
-    return _of_examples(lists.relevance, smoothed)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from esjax.benchmarks import measure, peers, problems
+from esjax.benchmarks import measure, metric_peers, peers, problems
 from esjax.benchmarks.report import Claim, Curve, Row, Section, Table
 
 _DIM, _NUM_SAMPLES = 10_000, 4096
@@ -88,7 +88,7 @@ def _lines(quick: bool) -> list[_Line]:
 
     def of_classes(num_classes: int) -> tuple[Callable[..., Any], jax.Array]:
         batch = problems.labelled(64, num_classes)
-        return peers.accuracy_exact(batch), batch.logits
+        return metric_peers.accuracy_exact(batch), batch.logits
 
     of_peers = [
         _Line(axis, name, values, partial(make, peer=peer))

@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esjax._core.check import check_count
-from esjax._core.products import matmul
-from esjax.blocks._arrays import (
+from esjax._core.arrays import (
     as_floating,
     as_ordered,
     as_positive,
     check_known,
     divided,
+    exponential_gains,
+    how_many,
     mask_like,
     same_length,
 )
+from esjax._core.check import check_count
+from esjax._core.products import matmul
 
 Array = jax.Array
 
@@ -54,7 +56,7 @@ def ndcg(
     mask = mask_like(mask, scores, "scores")
     grades = jnp.where(mask, as_floating("relevance", relevance), 0)
     check_known("relevance", relevance, mask, lambda r: ~(r < 0), "give numbers >= 0")
-    gains = grades if gain == "linear" else _exponential(grades)
+    gains = grades if gain == "linear" else exponential_gains(grades)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + count, dtype=gains.dtype))
     found = matmul(gains[_best_first(scores, mask)][:count], discounts)
     return divided(found, matmul(jnp.sort(gains, descending=True)[:count], discounts))
@@ -76,11 +78,43 @@ def reciprocal_rank(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     Raises:
         ValueError: these are not vectors of one length.
     """
-    scores, relevant = same_length(scores=scores, relevant=relevant)
-    mask = mask_like(mask, scores, "scores")
-    in_order = (as_positive("relevant", relevant) & mask)[_best_first(scores, mask)]
+    in_order = _relevant_in_order(scores, relevant, mask)
     rank = 1 + in_order.argmax().astype(jnp.int32)
     return jnp.where(in_order.any(), 1 / rank.astype(jnp.result_type(float)), 0)
+
+
+def precision_at_k(scores: Any, relevant: Any, *, k: int, mask: Any = None) -> Array:
+    """Returns the share of relevant items among the first k of a list.
+
+        precision_at_k = (relevant items at ranks r ≤ k) / k
+
+    It divides by k also where fewer than k items count, as TREC's evaluations do; rax divides by how many do.
+
+    Args:
+        scores: (n,) of the items; of equal ones the first counts as the highest.
+        relevant: (n,) booleans or numbers, > 0 for a relevant item.
+        k: ranks that count, ≥ 1; it may exceed n.
+        mask: (n,) booleans, True for what counts. None: all.
+
+    Returns:
+        Array (), floating, in [0, 1]; 0 where nothing is relevant.
+
+    Raises:
+        ValueError: these are not vectors of one length, or `k` is not a whole number ≥ 1.
+    """
+    in_order = _relevant_in_order(scores, relevant, mask)
+    return how_many(in_order[: check_count("k", k)]) / float(k)
+
+
+def recall_at_k(scores: Any, relevant: Any, *, k: int, mask: Any = None) -> Array:
+    """Returns the share of a list's relevant items that are among its first k, 0 where nothing is relevant.
+
+        recall_at_k = (relevant items at ranks r ≤ k) / (relevant items)
+
+    Arguments, value and errors are those of `precision_at_k`.
+    """
+    in_order = _relevant_in_order(scores, relevant, mask)
+    return divided(how_many(in_order[: check_count("k", k)]), how_many(in_order))
 
 
 def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
@@ -95,7 +129,7 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
         mask: (n,) booleans, True for what counts. None: all.
 
     Returns:
-        Array (), floating, in [0, 1]; 0 where nothing is relevant.
+        Array (), floating, in [0, 1]; 0 where nothing is relevant. A NaN is the lowest score.
 
     Raises:
         ValueError: these are not vectors of one length.
@@ -104,7 +138,7 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     mask = mask_like(mask, scores, "scores")
     scores = as_ordered("scores", scores)
     lowest = -jnp.inf if jnp.issubdtype(scores.dtype, jnp.floating) else np.iinfo(scores.dtype).min
-    scores = jnp.where(mask, scores, lowest)
+    scores = jnp.where(mask & ~jnp.isnan(scores), scores, lowest)
     relevant = as_positive("relevant", relevant) & mask
     dtype = jnp.result_type(float)
 
@@ -119,46 +153,11 @@ def average_precision(scores: Any, relevant: Any, *, mask: Any = None) -> Array:
     return divided(precision.sum(), relevant.sum(dtype=jnp.int32).astype(dtype))
 
 
-def concordance(scores: Any, times: Any, events: Any, *, mask: Any = None) -> Array:
-    """Returns Harrell's concordance index: the share of comparable pairs that the scores put in order.
-
-    A pair is comparable if the one with the shorter time had the event; or, if their times are equal, exactly
-    one had it, which then counts as the shorter. Equal scores count one half (Harrell et al. 1982, as in
-    lifelines).
-    It takes n² comparisons.
-
-    Args:
-        scores: (n,), higher for a longer expected time: minus a risk.
-        times: (n,) until the event or the end of observation.
-        events: (n,) booleans or 0 and 1, whether the event was seen.
-        mask: (n,) booleans, True for what counts. None: all.
-
-    Returns:
-        Array (), floating, in [0, 1]; 1/2, which is chance, where no pair is comparable.
-
-    Raises:
-        ValueError: these are not vectors of one length, or known (not traced) events are neither 0 nor 1. A
-            traced event that is not 1 counts as none.
-    """
-    scores, times, events = same_length(scores=scores, times=times, events=events)
+def _relevant_in_order(scores: Any, relevant: Any, mask: Any) -> Array:
+    """Returns which items (n,) are relevant and count, the highest score first."""
+    scores, relevant = same_length(scores=scores, relevant=relevant)
     mask = mask_like(mask, scores, "scores")
-    scores, times = as_ordered("scores", scores), as_ordered("times", times)
-    seen = (as_floating("events", events) == 1) & mask
-    check_known("events", events, mask, lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1")
-    first, second = times[:, None], times[None, :]
-    sooner = (first < second) | ((first == second) & ~seen[None, :])
-    comparable = seen[:, None] & mask[None, :] & sooner
-    ordered = scores[:, None] < scores[None, :]
-    tied = scores[:, None] == scores[None, :]
-    dtype = jnp.result_type(float)
-    concordant = (comparable & ordered).sum(dtype=dtype) + 0.5 * (comparable & tied).sum(dtype=dtype)
-    return divided(concordant, comparable.sum(dtype=dtype), otherwise=0.5)
-
-
-def _exponential(grades: Array) -> Array:
-    """Returns 2^grade − 1 (n,), in units of a power of 2 where the largest would overflow."""
-    excess = jnp.maximum(grades.max() - 64, 0)
-    return 2.0 ** (grades - excess) - 2.0**-excess
+    return (as_positive("relevant", relevant) & mask)[_best_first(scores, mask)]
 
 
 def _best_first(scores: Any, mask: Array) -> Array:

@@ -80,13 +80,18 @@ def summarise(task: Task, results: Sequence[Mapping[str, float]]) -> list[Row]:
     return rows
 
 
-def verdict(task: Task, rows: Sequence[Row]) -> str:
-    """Says whether our method beats the baseline by more than two standard errors."""
-    difference, error = next(row.difference for row in rows if row.name == task.ours)
-    gain = difference if task.higher_is_better else -difference
-    if gain > 2 * error:
-        return f"{task.ours} beats {task.baseline} by {gain:.4f} ± {error:.4f}"
-    return f"{task.ours} does not beat {task.baseline}: {gain:+.4f} ± {error:.4f}"
+def verdict(task: Task, results: Sequence[Mapping[str, float]]) -> str:
+    """Says of each other method whether ours beats it by more than two standard errors, a line for each."""
+    lines = []
+    for other in (name for name in results[0] if name != task.ours):
+        differences = np.array([result[task.ours] - result[other] for result in results])
+        gains = differences if task.higher_is_better else -differences
+        gain, error = tables.mean_and_error(gains, test_over_train=task.test_over_train)
+        if gain > 2 * error:
+            lines.append(f"{task.ours} beats {other} by {gain:.4f} ± {error:.4f}")
+        else:
+            lines.append(f"{task.ours} does not beat {other}: {gain:+.4f} ± {error:.4f}")
+    return "\n".join(lines)
 
 
 def markdown(task: Task, rows: Sequence[Row]) -> str:
@@ -108,7 +113,7 @@ def write(path: Path, task: Task, results: Sequence[Mapping[str, float]]) -> Non
         OSError: it cannot be written to.
     """
     rows = summarise(task, results)
-    (path / TABLE).write_text(f"{markdown(task, rows)}\n{verdict(task, rows)}\n", "utf-8")
+    (path / TABLE).write_text(f"{markdown(task, rows)}\n{verdict(task, results)}\n", "utf-8")
     (path / RESULTS).write_text(json.dumps(list(results)), "utf-8")
     figure = Figure(figsize=(7, 0.9 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -124,6 +124,6 @@ def _do_task(
                 folder.append(path, results[-1])
         frame.write(path, task, results)
     rows = frame.summarise(task, results)
-    screen.say(f"\n{frame.markdown(task, rows)}\n{frame.verdict(task, rows)}")
+    screen.say(f"\n{frame.markdown(task, rows)}\n{frame.verdict(task, results)}")
     for file in (frame.TABLE, frame.PICTURE, frame.RESULTS):
         screen.say(f"{path / file}")

@@ -20,6 +20,8 @@ Result = tuple[Array, Report | None]
 """The loss (), to be minimised, and a report on its gradient in the logits if that was sampled."""
 Objective = Callable[[Any, Array, Array], Result]
 """`(key, logits (B, K), labels (B,)) -> (loss, report)`; `key` may go unused."""
+BatchObjective = Callable[..., Result]
+"""`(key, outputs, *targets) -> (loss, report)`, of any shapes; an `Objective` is one."""
 
 
 def cross_entropy(key: Any, logits: Array, labels: Array) -> Result:
@@ -150,6 +152,37 @@ def in_closed_form(rewards: Callable[[Array, Array], Array]) -> Objective:
     return objective
 
 
+def of_batch_in_closed_form(metric: Callable[..., Array]) -> BatchObjective:
+    """Makes the objective −`metric(outputs, *targets)` of a batch, or of one list, as a whole.
+
+        of_batch_in_closed_form(partial(esjax.exact.concordance, sigma=1.0))(key, scores, times, events)
+
+    Args:
+        metric: `(outputs, *targets) -> ()`, to be maximised, such as a function of `esjax.exact` with its
+            sigma: `f1`, `matthews` or `auc`; `concordance` of a survival model; of a retrieval model the
+            mean of `jax.vmap` of `ndcg` over lists.
+
+    Returns:
+        `(key, outputs, *targets) -> (loss (), None)`; the key goes unused.
+
+    Raises:
+        ValueError: `metric` is not callable; or, when called, it does not return one number.
+    """
+    require_callable("metric", metric, "pass a function such as esjax.exact.f1 with its sigma")
+
+    def objective(key: Any, outputs: Array, *targets: Array) -> Result:
+        del key
+        value = metric(outputs, *targets)
+        if getattr(value, "shape", None) != ():
+            raise ValueError(
+                f"the metric of a batch has shape {jax.tree.map(jnp.shape, value)} instead of (); return one "
+                "number, or use in_closed_form for one number for each example"
+            )
+        return -value, None
+
+    return objective
+
+
 def standardised(objective: Objective) -> Objective:
     """Applies the objective to each example's logits less their mean, over their spread: the unit of σ.
 
@@ -192,5 +225,8 @@ SMOOTHED: dict[tuple[str, str], Callable[[float, Options], Objective]] = {
         partial(esjax.exact.top_k_accuracy, k=options.k, sigma=sigma)
     ),
     ("macro-f1", "es"): lambda sigma, options: macro_f1(sigma, options.num_samples),
+    ("macro-f1", "exact"): lambda sigma, options: of_batch_in_closed_form(
+        partial(esjax.exact.f1, sigma=sigma)
+    ),
 }
 """Makers of smoothed objectives, `(sigma, options) -> objective`, by the names of objective and estimator."""

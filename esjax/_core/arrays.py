@@ -1,4 +1,4 @@
-"""What all blocks do with their arguments: shapes, kinds and masks."""
+"""What blocks and their closed forms do with their arguments: shapes, kinds and masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +90,18 @@ def check_known(name: str, given: Any, counted: Array, is_right: Callable[[Any],
         raise ValueError(f"{name} holds {wrong.flat[0]}; {remedy}")
 
 
+def how_many(which: Array) -> Array:
+    """Returns how many booleans are true, floating."""
+    return which.sum(dtype=jnp.int32).astype(jnp.result_type(float))
+
+
 def divided(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:
     """Returns the ratio, or `otherwise` where the denominator is 0."""
     is_zero = denominator == 0
     return jnp.where(is_zero, otherwise, numerator / jnp.where(is_zero, 1, denominator))
+
+
+def exponential_gains(grades: Array) -> Array:
+    """Returns 2^grade − 1 (n,), in units of a power of 2 where the largest would overflow."""
+    excess = jnp.maximum(grades.max() - 64, 0)
+    return 2.0 ** (grades - excess) - 2.0**-excess

@@ -1,0 +1,316 @@
+"""Closed forms of ranking metrics against laws by convolution, orders, samples and known laws."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import list_references as reference
+import numpy as np
+import pytest
+
+import esjax
+from esjax import blocks
+from esjax.exact import ranks
+
+NOISES = {name: getattr(esjax.noise, name) for name in reference.LAWS}
+RELEVANCE = np.array([0, 3, 1, 0, 2, 0, 1, 3])
+RELEVANT = RELEVANCE > 1
+SCORES = np.random.default_rng(0).normal(size=8).astype(np.float32)
+METRICS = {
+    "ndcg": (partial(ranks.ndcg, relevance=RELEVANCE), partial(reference.ndcg, relevance=RELEVANCE)),
+    "ndcg at 3": (
+        partial(ranks.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
+        partial(reference.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
+    ),
+    "hits at 2": (
+        lambda s, sigma, **options: 2 * ranks.precision_at_k(s, RELEVANT, sigma, k=2, **options),
+        partial(reference.hits, relevant=RELEVANT, k=2),
+    ),
+    "reciprocal rank": (
+        partial(ranks.reciprocal_rank, relevant=RELEVANT),
+        partial(reference.reciprocal_rank, relevant=RELEVANT),
+    ),
+    "average precision": (
+        partial(ranks.average_precision, relevant=RELEVANT),
+        partial(reference.average_precision, relevant=RELEVANT),
+    ),
+}
+OF_BLOCKS = {
+    "ndcg": partial(blocks.ndcg, relevance=RELEVANCE),
+    "ndcg at 3": partial(blocks.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
+    "hits at 2": lambda s: 2 * blocks.precision_at_k(s, RELEVANT, k=2),
+    "reciprocal rank": partial(blocks.reciprocal_rank, relevant=RELEVANT),
+    "average precision": partial(blocks.average_precision, relevant=RELEVANT),
+}
+
+
+def _error(found, exact):
+    return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_values_and_gradients_are_those_of_convolved_counts(metric, noise):
+    ours, dense = METRICS[metric]
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+            both = jax.jit(jax.value_and_grad(partial(ours, noise=NOISES[noise]), (0,)))
+            for scale in (0.03, 1.0, 5.0):
+                s = scale * SCORES
+
+                def f(s, dense=dense):
+                    return dense(s, sigma=1.0, noise=noise, step=0.05)
+
+                value, gradient = f(s), reference.differences(f, s, 3e-3)
+                found, (slopes,) = both(jnp.asarray(s, dtype), sigma=dtype(1))
+                assert found.dtype == slopes.dtype == dtype
+                assert abs(found - value) < tolerance * value, scale
+                assert _error(slopes, gradient) < tolerance, scale
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_derivatives_in_sigma_are_finite_differences(metric):
+    ours, dense = METRICS[metric]
+    slope = reference.differences(lambda sigma: dense(SCORES, sigma=sigma, step=0.05), np.array(0.8), 1e-3)
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(lambda sigma: ours(jnp.asarray(SCORES, float), sigma=sigma)))(0.8)
+    np.testing.assert_allclose(found, slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_values_are_the_mean_of_blocks_over_all_orders(noise):
+    s, relevance = np.array([0.4, -0.2, 1.1, 0.3]), jnp.array([1, 0, 0, 2])
+    orders, chances = zip(*reference.order_probs(s, 0.7, noise), strict=True)
+    np.testing.assert_allclose(sum(chances), 1, atol=1e-9)
+    places = jnp.asarray(-np.argsort(np.array(orders), 1).astype(np.float64))
+    with jax.enable_x64(True):
+        options = {"sigma": 0.7, "noise": NOISES[noise]}
+        for block, closed in (
+            (blocks.ndcg, ranks.ndcg),
+            (partial(blocks.ndcg, k=2), partial(ranks.ndcg, k=2)),
+            (partial(blocks.precision_at_k, k=3), partial(ranks.precision_at_k, k=3)),
+            (partial(blocks.recall_at_k, k=1), partial(ranks.recall_at_k, k=1)),
+            (blocks.reciprocal_rank, ranks.reciprocal_rank),
+            (blocks.average_precision, ranks.average_precision),
+        ):
+            each = jax.vmap(lambda s, block=block: block(s, relevance))(jnp.asarray(places, float))
+            mean = np.asarray(each, np.float64) @ np.array(chances)
+            np.testing.assert_allclose(closed(jnp.asarray(s), relevance, **options), mean, atol=2e-8)
+        found = ranks.rank_probs(jnp.asarray(s), 0.7, noise=NOISES[noise])
+        for item, place in itertools.product(range(4), repeat=2):
+            chance = sum(p for order, p in zip(orders, chances, strict=True) if order[place] == item)
+            np.testing.assert_allclose(found[item, place], chance, atol=2e-8)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_values_are_means_of_sampled_blocks(noise):
+    eps = NOISES[noise].sample(jax.random.key(1), (20_000, 8), jnp.float32)
+    z = jnp.asarray(SCORES)[None] + 0.6 * eps
+    for metric, (ours, _) in METRICS.items():
+        values = np.asarray(jax.jit(jax.vmap(OF_BLOCKS[metric]))(z), np.float64)
+        off = values.mean() - ours(jnp.asarray(SCORES), sigma=0.6, noise=NOISES[noise])
+        assert abs(off) < 4 * values.std() / np.sqrt(values.size), metric
+
+
+def test_gumbel_ranks_are_those_of_plackett_and_luce():
+    s = np.array([0.5, -1.0, 0.0, 2.0, 0.2])
+    worth, truth = np.exp(s / 0.8), np.zeros((5, 5))
+    for order in itertools.permutations(range(5)):
+        chance = np.prod([worth[order[i]] / worth[list(order[i:])].sum() for i in range(5)])
+        for place, item in enumerate(order):
+            truth[item, place] += chance
+    with jax.enable_x64(True):
+        found = ranks.rank_probs(jnp.asarray(s), 0.8, noise=esjax.noise.gumbel)
+    np.testing.assert_allclose(found, truth, atol=1e-9)
+    first = ranks.rank_probs(jnp.asarray(s, jnp.float32), 0.8, 2, noise=esjax.noise.gumbel)
+    np.testing.assert_allclose(first, truth[:, :2], atol=1e-5)
+
+
+def test_long_lists_are_those_of_convolved_counts():
+    rng = np.random.default_rng(3)
+    s, relevance = (2 * rng.normal(size=1000)).astype(np.float32), np.zeros(1000, int)
+    relevance[np.argsort(-s)[[3, 12, 40]]] = 3, 1, 2
+    direction = np.zeros(1000)
+    direction[np.argsort(-s)[:60]] = rng.normal(size=60)
+
+    def dense(t):
+        return reference.ndcg(s + t * direction, relevance, 1.0, k=10, step=0.06)
+
+    slope = reference.differences(dense, np.array(0.0), 3e-3)
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+            x = jnp.asarray(s, dtype)
+            value, gradient = jax.jit(jax.value_and_grad(partial(ranks.ndcg, k=10)))(x, relevance, 1.0)
+            np.testing.assert_allclose(value, dense(0.0), rtol=tolerance)
+            assert abs(gradient @ direction - slope) < tolerance * np.linalg.norm(gradient) * np.sqrt(60)
+
+
+@pytest.mark.parametrize("metric", ["ndcg at 3", "reciprocal rank", "average precision"])
+def test_second_derivatives_are_differences_of_first_ones(metric):
+    f = METRICS[metric][0]
+    with jax.enable_x64(True):
+        x = jnp.concatenate([jnp.asarray(SCORES, float), jnp.array([0.9])])
+
+        def value(x):
+            return f(x[:-1], sigma=x[-1])
+
+        slopes = jax.jit(jax.grad(value))
+        rows = [(slopes(x + e) - slopes(x - e)) / 2e-4 for e in np.eye(9) * 1e-4]
+        for derivative in (jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))):
+            np.testing.assert_allclose(jax.jit(derivative)(x), np.array(rows), atol=1e-7)
+
+
+def test_derivatives_of_rank_probs_are_differences():
+    with jax.enable_x64(True):
+        x = jnp.asarray(SCORES[:5], float)
+        f = jax.jit(lambda x: ranks.rank_probs(x, 0.7, 3))
+        columns = np.stack([(f(x + e) - f(x - e)) / 2e-5 for e in np.eye(5) * 1e-5], -1)
+        np.testing.assert_allclose(jax.jit(jax.jacrev(f))(x), columns, atol=1e-8)
+        np.testing.assert_allclose(jax.jit(jax.jacfwd(f))(x), columns, atol=1e-8)
+
+
+@pytest.mark.parametrize("closed", [partial(ranks.ndcg, k=3), ranks.average_precision])
+def test_vmap_and_scan_are_a_loop(closed):
+    rng = np.random.default_rng(5)
+    scores = jnp.asarray(rng.normal(size=(3, 8)) * np.array([[0.1], [1], [40]]), jnp.float32)
+    relevance = jnp.asarray(rng.integers(0, 3, (3, 8)))
+    sigmas, masks = jnp.array([0.5, 1.0, 2.0]), jnp.asarray(rng.random((3, 8)) < 0.8)
+
+    def f(s, relevance, sigma, mask):
+        return closed(s, relevance, sigma, mask=mask)
+
+    both = jax.value_and_grad(f, (0, 2))
+    lists = scores, relevance, sigmas, masks
+    each = [jax.jit(both)(*one) for one in zip(*lists, strict=True)]
+    scanned = jax.lax.scan(lambda carry, one: (carry, both(*one)), 0, lists)[1]
+    for found in (jax.jit(jax.vmap(both))(*lists), scanned):
+        jax.tree.map(
+            lambda a, *b: np.testing.assert_allclose(a, np.stack(b), rtol=2e-5, atol=1e-6), found, *each
+        )
+    curvature = jax.jit(jax.grad(lambda s, *rest: (jax.grad(f)(s, *rest) ** 2).sum()))
+    some = scores, relevance[0], sigmas, None
+    found = jax.vmap(curvature, (0, None, 0, None))(*some)
+    for i in range(3):
+        np.testing.assert_allclose(
+            found[i], curvature(scores[i], relevance[0], sigmas[i], None), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_masked_items_have_no_place_and_change_nothing():
+    mask = np.array([True, True, False, True, False, True, True, True])
+    hidden = jnp.where(mask, SCORES, jnp.array([0, 0, np.nan, 0, 1e30, 0, 0, 0], jnp.float32))
+    for closed in (
+        ranks.ndcg,
+        partial(ranks.ndcg, k=3),
+        ranks.reciprocal_rank,
+        ranks.average_precision,
+        partial(ranks.recall_at_k, k=2),
+    ):
+        value, slopes = jax.value_and_grad(closed)(hidden, RELEVANCE, 0.7, mask=mask)
+        kept, of_kept = jax.value_and_grad(closed)(jnp.asarray(SCORES[mask]), RELEVANCE[mask], 0.7)
+        np.testing.assert_allclose(value, kept, rtol=1e-5)
+        np.testing.assert_allclose(slopes[mask], of_kept, atol=2e-6)
+        assert (slopes[~mask] == 0).all()
+    probs = ranks.rank_probs(hidden, 0.7, 3, mask=mask)
+    np.testing.assert_allclose(probs[mask], ranks.rank_probs(jnp.asarray(SCORES[mask]), 0.7, 3), atol=2e-6)
+    assert (probs[~mask] == 0).all()
+
+
+def test_where_nothing_is_relevant_or_counts_the_value_is_zero():
+    for closed in (
+        ranks.ndcg,
+        partial(ranks.ndcg, k=2),
+        ranks.reciprocal_rank,
+        ranks.average_precision,
+        partial(ranks.precision_at_k, k=2),
+        partial(ranks.recall_at_k, k=9),
+    ):
+        both = jax.value_and_grad(closed, (0, 2))
+        for relevance, mask in ((np.zeros(8), None), (RELEVANCE, np.zeros(8, bool))):
+            value, (slopes, in_sigma) = both(jnp.asarray(SCORES), relevance, 1.0, mask=mask)
+            assert value == 0 and (slopes == 0).all() and in_sigma == 0
+    assert ranks.precision_at_k(jnp.asarray(SCORES), RELEVANT, 1.0, k=16) == RELEVANT.sum() / 16
+    assert ranks.recall_at_k(jnp.asarray(SCORES), RELEVANT, 1.0, k=8) == 1
+    np.testing.assert_allclose(ranks.ndcg(jnp.ones(1), jnp.ones(1), 1.0), 1, rtol=1e-6)
+
+
+def test_infinite_scores_are_beyond_all_others():
+    inf = np.inf
+    for closed in (ranks.ndcg, partial(ranks.ndcg, k=3), ranks.average_precision, ranks.reciprocal_rank):
+        both = jax.jit(jax.value_and_grad(closed, (0, 2)))
+        for ends in ([inf, -inf], [inf, inf], [-inf, -inf]):
+            s = SCORES.copy()
+            s[[1, 4]] = ends
+            finite = np.where(np.isinf(s), np.sign(s) * 60, s)
+            value, (slopes, in_sigma) = both(jnp.asarray(s), RELEVANCE, 1.0)
+            like, (like_slopes, like_in_sigma) = both(jnp.asarray(finite), RELEVANCE, 1.0)
+            like_slopes = np.where(np.isinf(s), 0, like_slopes)
+            np.testing.assert_allclose(value, like, rtol=1e-5)
+            np.testing.assert_allclose(slopes, like_slopes, atol=2e-6)
+            np.testing.assert_allclose(in_sigma, like_in_sigma, atol=5e-6)
+
+
+def test_wide_ranges_keep_what_is_near_together():
+    near = np.array([0.0, 0.5, -0.25, 1.0, 0.75], np.float32)
+    s = np.concatenate([near + 1024, near, near - 4096])
+    relevance = np.tile([1, 0, 2, 0, 1], 3)
+    tight = np.concatenate([near + 40, near, near - 40])
+    for metric in ("ndcg", "average_precision"):
+        dense = getattr(reference, metric)
+        given = relevance if metric == "ndcg" else relevance > 0
+
+        def f(x, dense=dense, given=given):
+            return dense(x, given, 1.0, step=0.05)
+
+        value, slopes = jax.jit(jax.value_and_grad(getattr(ranks, metric)))(jnp.asarray(s), given, 1.0)
+        np.testing.assert_allclose(value, f(tight), rtol=1e-5)
+        assert _error(slopes, reference.differences(f, tight, 3e-3)) < 1e-5
+
+
+def test_what_cannot_be_seen_under_jit_is_nan():
+    s = jnp.array([0.0, jnp.nan, 1.0])
+    for closed in (ranks.ndcg, partial(ranks.ndcg, k=2), partial(ranks.recall_at_k, k=3)):
+        assert np.isnan(jax.jit(partial(closed, sigma=1.0))(s, jnp.array([1, 0, 1])))
+    assert np.isnan(jax.jit(partial(ranks.rank_probs, sigma=1.0))(s)).all()
+
+
+def test_narrow_floats_come_back_in_their_dtype():
+    s = jnp.asarray(SCORES, jnp.bfloat16)
+    value, slopes = jax.value_and_grad(partial(ranks.ndcg, k=3))(s, RELEVANCE, 1.0)
+    assert value.dtype == slopes.dtype == jnp.bfloat16
+    wide = ranks.ndcg(s.astype(jnp.float32), RELEVANCE, 1.0, k=3)
+    np.testing.assert_allclose(value.astype(jnp.float32), wide, rtol=1e-2)
+
+
+def test_memory_does_not_grow_with_nodes_or_lists():
+    for shape, k in (((10_000,), 10), ((512, 120), 10), ((10_000,), None)):
+        one = partial(ranks.ndcg, sigma=1.0, k=k)
+        of_all = jax.vmap(one) if len(shape) > 1 else one
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 2
+        compiled = jax.jit(jax.value_and_grad(lambda s, r, f=of_all: f(s, r).sum())).lower(*arrays).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 1e8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, r: ranks.ndcg(s, r[:2], 1.0), "vectors of one length"),
+        (lambda s, r: ranks.ndcg(s[None], r[None], 1.0), "use jax.vmap over lists"),
+        (lambda s, r: ranks.ndcg(s, r, 1.0, k=0), "k=0 must be a whole number >= 1"),
+        (lambda s, r: ranks.ndcg(s, r, 1.0, gain="log"), "gain='log' must be"),
+        (lambda s, r: ranks.ndcg(s, -r, 1.0), "relevance holds -1"),
+        (lambda s, r: ranks.ndcg(s, r, 0.0), "sigma=0.0 must be a finite number > 0"),
+        (lambda s, r: ranks.ndcg(s, r, jnp.ones(3)), "sigma has shape"),
+        (lambda s, r: ranks.ndcg(s.astype(jnp.int32), r, 1.0), "scores has dtype int32"),
+        (lambda s, r: ranks.ndcg(s.at[0].set(jnp.nan), r, 1.0), "scores holds nan"),
+        (lambda s, r: ranks.ndcg(s, r, 1.0, mask=jnp.ones(3)), "mask is float32"),
+        (lambda s, r: ranks.ndcg(s, r, 1.0, noise=esjax.noise.cauchy), "noise=cauchy has no closed form"),
+        (lambda s, r: ranks.reciprocal_rank(s, r, -1.0), "sigma=-1.0 must be a finite number > 0"),
+        (lambda s, r: ranks.precision_at_k(s, r, 1.0, k=True), "k=True must be a whole number"),
+        (lambda s, r: ranks.rank_probs(s, 1.0, 4), "k=4 is more than the 3 items"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.array([0.1, 0.2, 0.3]), jnp.array([1, 0, 1]))

@@ -1,0 +1,489 @@
+"""Metrics of counts in `exact` against enumeration, convolution, simulation, and wrong arguments."""
+
+import itertools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+import esjax
+from esjax import blocks, exact
+from esjax.exact import _count_laws, from_probs
+
+NORMAL, GUMBEL, LOGISTIC = esjax.noise.normal, esjax.noise.gumbel, esjax.noise.logistic
+DTYPES = [(np.float32, 1e-5), (np.float64, 1e-9)]
+
+
+def _error(found, exact):
+    return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+
+
+# --- enumeration -------------------------------------------------------------------------------------
+
+
+def _expectation(probs, outcomes, values):
+    """Σ over outcomes of their chance × values (outcomes, metrics); probs (B, K), outcomes (outcomes, B)."""
+    chances = (probs[i, outcomes[:, i]] for i in range(len(probs)))
+    return math.prod(chances) @ values
+
+
+def _all_outcomes(num_choices, num_decisions):
+    return np.array(list(itertools.product(range(num_choices), repeat=num_decisions)))
+
+
+def _derivatives(function, dtype):
+    """Returns values, gradients, and in float64 Hessians, of both modes."""
+    wanted = [function, jax.jacrev(function)]
+    if dtype == np.float64:
+        wanted += [jax.hessian(function), jax.jacrev(jax.jacrev(function))]
+    return jax.jit(lambda x: [each(x) for each in wanted])
+
+
+def _agrees(ours, expected, p):
+    """Compares values, gradients and Hessians of several metrics, in both precisions."""
+    with jax.enable_x64(True):
+        truth = [np.asarray(each) for each in _derivatives(expected, np.float64)(jnp.asarray(p))]
+    for dtype, tolerance in DTYPES:
+        with jax.enable_x64(dtype == np.float64):
+            found = _derivatives(ours, dtype)(jnp.asarray(p, dtype))
+        for metrics_found, metrics_true in zip(found, truth, strict=False):
+            assert metrics_found.dtype == dtype
+            for one, true in zip(metrics_found, metrics_true, strict=True):
+                error = np.linalg.norm(np.asarray(one, np.float64) - true)
+                assert error < tolerance * max(np.linalg.norm(true), 0.01)  # some Hessians are 0
+
+
+P = np.array([0.9, 0.3, 1.0, 0.05, 0.6, 0.0, 0.5, 0.99], np.float32).astype(np.float64)
+Y = np.array([1, 0, 1, 0, 0, 1, 1, 0])
+MASK = np.array([True, True, False, True, True, True, True, True])
+
+
+def _of_counts(tp, fp, fn, tn):
+    return tp / (1 + fp) - 0.1 * fn * tn
+
+
+def _binary_metrics(p, y, mask):
+    names = ("f1", "jaccard", "precision", "recall", "balanced_accuracy", "dice", "matthews", "cohen_kappa")
+    values = [getattr(from_probs, name)(p, y, mask=mask) for name in names]
+    values += [from_probs.fbeta(p, y, beta, mask=mask) for beta in (0.5, 2, 1.3)]
+    return jnp.stack([*values, from_probs.of_confusion(_of_counts, p, y, mask=mask)])
+
+
+def _binary_references(predicted, y):
+    options = {"zero_division": 0, "labels": [1], "average": "macro"}
+    tn, fp, fn, tp = metrics.confusion_matrix(y, predicted, labels=[0, 1]).ravel()
+    return [
+        blocks.f1(predicted, y),
+        blocks.jaccard(predicted, y),
+        metrics.precision_score(y, predicted, **options),
+        metrics.recall_score(y, predicted, **options),
+        metrics.balanced_accuracy_score(y, predicted),
+        blocks.dice(predicted, y),
+        blocks.matthews(predicted, y),
+        blocks.cohen_kappa(predicted, y),
+        *(metrics.fbeta_score(y, predicted, beta=beta, **options) for beta in (0.5, 2, 1.3)),
+        _of_counts(*map(float, (tp, fp, fn, tn))),
+    ]
+
+
+def test_binary_metrics_are_enumerations():
+    outcomes = _all_outcomes(2, MASK.sum())
+    with jax.enable_x64(True):
+        values = np.array([_binary_references(each, Y[MASK]) for each in outcomes], np.float64)
+
+        def expected(p):
+            p = p[MASK]
+            return _expectation(jnp.stack([1 - p, p], -1), outcomes, values)
+
+    _agrees(lambda p: _binary_metrics(p, Y, MASK), expected, P)
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_metrics_of_several_labels_are_enumerations(average):
+    y, outcomes = Y.reshape(4, 2), _all_outcomes(2, 8)
+    options = {"average": average, "zero_division": 0}
+    functions = (metrics.precision_score, metrics.recall_score, partial(metrics.fbeta_score, beta=2))
+    with jax.enable_x64(True):
+        of_many = [jax.vmap(lambda x, f=f: f(x, y, average=average)) for f in (blocks.f1, blocks.jaccard)]
+        values = [f(jnp.asarray(outcomes).reshape(-1, 4, 2)) for f in of_many]
+        values += [[f(y, each.reshape(4, 2), **options) for each in outcomes] for f in functions]
+        values = np.array(values, np.float64).T
+
+        def expected(p):
+            return _expectation(jnp.stack([1 - p, p], -1).reshape(8, 2), outcomes, values)
+
+    def ours(p):
+        names = ("f1", "jaccard", "precision", "recall")
+        values = [getattr(from_probs, name)(p, y, average=average) for name in names]
+        return jnp.stack([*values, from_probs.fbeta(p, y, 2.0, average=average)])
+
+    _agrees(ours, expected, P.reshape(4, 2))
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_metrics_of_classes_are_enumerations(average):
+    p = np.random.default_rng(0).dirichlet(np.ones(3) / 2, 5).astype(np.float32).astype(np.float64)
+    y, outcomes, mask = np.array([0, 1, 0, 1, 0]), _all_outcomes(3, 5), np.array([True] * 4 + [False])
+    options = {"average": average, "zero_division": 0, "labels": [0, 1, 2]}
+    functions = (metrics.precision_score, metrics.recall_score, partial(metrics.fbeta_score, beta=0.5))
+    with jax.enable_x64(True):
+
+        def of_blocks(predicted):
+            arguments = {"num_classes": 3, "average": average, "mask": mask}
+            return jnp.stack([f(predicted, y, **arguments) for f in (blocks.f1, blocks.jaccard)])
+
+        counted = [(y[mask], each[mask]) for each in outcomes]
+        values = [[f(*each, **options) for each in counted] for f in functions]
+        occurring = {"labels": [0, 1], "average": "macro"}
+        values += [[metrics.recall_score(*each, **occurring) for each in counted]]
+        values = np.concatenate([jax.vmap(of_blocks)(jnp.asarray(outcomes)), np.array(values).T], 1)
+        expected = partial(_expectation, outcomes=outcomes, values=values)
+
+    def ours(p):
+        names = ("f1", "jaccard", "precision", "recall")
+        values = [getattr(from_probs, name)(p, y, average=average, mask=mask) for name in names]
+        values += [from_probs.fbeta(p, y, 0.5, average=average, mask=mask)]
+        return jnp.stack([*values, from_probs.balanced_accuracy(p, y, mask=mask)])
+
+    # through softmax: of classes, chances that do not sum to 1 mean nothing
+    _agrees(lambda z: ours(jax.nn.softmax(z, -1)), lambda z: expected(jax.nn.softmax(z, -1)), np.log(p))
+
+
+# --- laws of counts ----------------------------------------------------------------------------------
+
+
+def _direct_law(p):
+    """P(S = s) in float64 by convolution of halves, without what is below 1e-40."""
+    parts = [(0, np.array([1 - each, each])) for each in p]
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        rest = parts[len(parts) // 2 * 2 :]
+        parts = []
+        for (first, left), (second, right) in pairs:
+            law = np.convolve(left, right)
+            kept = np.flatnonzero(law > 1e-40)
+            parts.append((first + second + kept[0], law[kept[0] : kept[-1] + 1]))
+        parts += rest
+    first, law = parts[0]
+    return np.pad(law, (first, len(p) + 1 - first - law.size))
+
+
+def _chances(kind, size):
+    rng = np.random.default_rng(0)
+    if kind == "rare":  # 0.01 % positives
+        p = 1e-4 * rng.random(size)
+        p[: size // 10_000] = 0.7
+    elif kind == "decided":
+        p = (rng.random(size) < 0.3).astype(float)
+        p[:3] = 0.5
+    else:
+        p = {"any": rng.random(size), "equal": np.full(size, 0.3), "likely": 1 - 1e-3 * rng.random(size)}[
+            kind
+        ]
+    return p.astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
+def test_laws_of_counts_are_direct_convolutions(size):
+    kinds = ["any", "equal"] if size < 10 else ["any", "equal", "rare", "decided", "likely"]
+    truths = {kind: _direct_law(_chances(kind, size)) for kind in kinds}
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 2e-12)):  # the convolutions err by 1.3e-12
+        with jax.enable_x64(dtype == np.float64):
+            for kind, truth in truths.items():
+                found = from_probs.count_probs(jnp.asarray(_chances(kind, size), dtype))
+                assert found.dtype == dtype and found.shape == (size + 1,)
+                assert abs(found - truth).max() < tolerance * truth.max(), kind
+
+
+def _trimmed(p):
+    law = _direct_law(p)
+    (places,) = np.nonzero(law > 1e-17)
+    return places.astype(float), law[places]
+
+
+def _dense(hits, alarms, positives, negatives):
+    """E[metric] of each of `DENSE`, by the laws of TP and FP."""
+    (a, chance_a), (b, chance_b) = hits, alarms
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = [metric(a[:, None], b, positives, negatives) for metric in DENSE.values()]
+    return np.array([chance_a @ np.nan_to_num(each) @ chance_b for each in values])
+
+
+def _dense_with_slopes(p, y, places):
+    """E[metric], and their slopes at some places, by which they are linear in each chance."""
+    sizes = y.sum(), (1 - y).sum()
+    laws = [_trimmed(p[y == which]) for which in (1, 0)]
+    slopes = []
+    for place in places:
+        ends = []
+        for end in (0, 1):
+            of_place = np.append(np.delete(p, place)[np.delete(y, place) == y[place]], end)
+            changed = _trimmed(of_place)
+            ends.append(_dense(*((changed, laws[1]) if y[place] else (laws[0], changed)), *sizes))
+        slopes.append(ends[1] - ends[0])
+    return _dense(*laws, *sizes), np.array(slopes).T
+
+
+DENSE = {
+    "f1": lambda tp, fp, pos, neg: 2 * tp / (tp + fp + pos),
+    "jaccard": lambda tp, fp, pos, neg: tp / (fp + pos),
+    "precision": lambda tp, fp, pos, neg: tp / (tp + fp),
+    "matthews": lambda tp, fp, pos, neg: (
+        (tp * neg - fp * pos) / np.sqrt((tp + fp) * (pos + neg - tp - fp) * pos * neg)
+    ),
+    "cohen_kappa": lambda tp, fp, pos, neg: (
+        2 * (tp * neg - fp * pos) / ((tp + fp) * neg + (pos + neg - tp - fp) * pos)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["rare", "any"])
+def test_metrics_of_many_examples_are_sums_over_direct_laws(kind):
+    size = 100_000
+    rng = np.random.default_rng(1)
+    y = np.zeros(size, np.int32)
+    p = (
+        _chances("rare", size)
+        if kind == "rare"
+        else rng.beta(1, 3, size).astype(np.float32).astype(np.float64)
+    )
+    y[: 15 if kind == "rare" else 30_000] = 1
+    p[: 3 if kind == "rare" else 20_000] = np.float32(0.9)
+    places = np.array([0, 9, size - 1])
+    truths = list(zip(*_dense_with_slopes(p, y, places), strict=True))
+    ours = [partial(getattr(from_probs, name), labels=y) for name in DENSE]
+    for dtype, tolerance in DTYPES:
+        with jax.enable_x64(dtype == np.float64):
+            all_of_them = jax.jit(lambda p: [jax.value_and_grad(f)(p) for f in ours])
+            found = all_of_them(jnp.asarray(p, dtype))
+            for name, (value, gradient), (truth, slopes) in zip(DENSE, found, truths, strict=True):
+                assert abs(value - truth) < tolerance * abs(truth), name
+                assert _error(gradient[places], slopes) < tolerance, name
+
+
+# --- from scores -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("noise", "of_classes"),
+    [(NORMAL, True), (GUMBEL, True), (LOGISTIC, False), (GUMBEL, False), (NORMAL, False)],
+)
+def test_metrics_of_scores_are_means_of_simulated_decisions(noise, of_classes):
+    shape, draws, sigma = ((7, 3) if of_classes else (7,)), 20_000, 0.8
+    scores = jax.random.normal(jax.random.key(1), shape)
+    y = np.array([0, 1, 0, 1, 1, 0, 0])
+    perturbed = scores[None] + sigma * noise.sample(jax.random.key(2), (draws, *shape), jnp.float32)
+    if of_classes:
+        predicted, options, exact_options = perturbed.argmax(-1), {"num_classes": 3}, {"noise": noise}
+        names = ("f1", "jaccard")
+    else:
+        predicted, options = (perturbed > 0.3).astype(jnp.int32), {}
+        exact_options, names = (
+            {"noise": noise, "threshold": 0.3},
+            ("f1", "jaccard", "matthews", "cohen_kappa"),
+        )
+    for name in names:
+        block, ours = getattr(blocks, name), partial(getattr(exact, name), **exact_options)
+        values = jax.jit(jax.vmap(lambda d, f=block: f(d, y, **options)))(predicted)
+        found = ours(scores, y, sigma)
+        assert abs(found - values.mean()) < 4 * values.std() / draws**0.5
+
+
+def test_gradients_and_hessians_in_scores_and_sigma_are_finite_differences():
+    y, h, noises = jnp.array([0, 1, 0, 1, 2]), 1e-5, (NORMAL, GUMBEL)
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (5, 3), jnp.float64)
+        bits = (y == 1).astype(jnp.int32)
+
+        def value(both):
+            of_classes = [exact.f1(both["x"], y, both["sigma"], noise=noise) for noise in noises]
+            binary = exact.matthews(both["x"][:, 0], bits, both["sigma"], threshold=0.2, noise=LOGISTIC)
+            return of_classes[0] + 2 * of_classes[1] + 3 * binary
+
+        point = {"x": x, "sigma": jnp.asarray(0.8)}
+        direction = {"x": jnp.cos(jnp.arange(15.0)).reshape(5, 3), "sigma": jnp.asarray(0.5)}
+
+        def along(t):
+            return value(jax.tree.map(lambda a, b: a + t * b, point, direction))
+
+        slope = jax.jit(jax.grad(along))
+        ends = jax.jit(jax.vmap(along))(jnp.array([-h, h]))
+        np.testing.assert_allclose(slope(0.0), (ends[1] - ends[0]) / (2 * h), rtol=1e-8)
+        curvature = (slope(h) - slope(-h)) / (2 * h)
+        for second in (jax.jacfwd(jax.grad(along)), jax.grad(jax.grad(along)), jax.jacfwd(jax.jacfwd(along))):
+            np.testing.assert_allclose(jax.jit(second)(0.0), curvature, rtol=1e-7)
+
+
+def test_vmap_scan_and_chunks_are_a_loop(monkeypatch):
+    scores = jax.random.normal(jax.random.key(0), (3, 40, 4))
+    labels = jax.random.randint(jax.random.key(1), (3, 40), 0, 4)
+    masks = jax.random.bernoulli(jax.random.key(2), 0.8, (3, 40))
+    sigmas = jnp.array([0.5, 1.0, 2.0])
+
+    def value(scores, labels, sigma, mask):
+        bits = (labels > 1).astype(jnp.int32)
+        of_classes = exact.f1(scores, labels, sigma, mask=mask)
+        of_bits = exact.cohen_kappa(scores[:, 0], bits, sigma, mask=mask)
+        return of_classes + of_bits + exact.of_confusion(_of_counts, scores[:, 1], bits, sigma, mask=mask)
+
+    both = jax.value_and_grad(value, (0, 2))
+    arguments = (scores, labels, sigmas, masks)
+    one = jax.jit(both)
+    loop = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *(one(*each) for each in zip(*arguments, strict=True))
+    )
+    several = {
+        "vmap": lambda: jax.jit(jax.vmap(both))(*arguments),
+        "scan": lambda: jax.jit(lambda a: jax.lax.scan(lambda _, each: (None, both(*each)), None, a)[1])(
+            arguments
+        ),
+    }
+    for apply in several.values():
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), apply(), loop)
+    jax.clear_caches()
+    monkeypatch.setattr(esjax.exact._argmax_integrals, "_BLOCK_FLOATS", 1)
+    monkeypatch.setattr(_count_laws, "_BLOCK_FLOATS", 300)
+    monkeypatch.setattr(esjax.exact._counting, "_GRID_FLOATS", 100)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), several["scan"](), loop)
+    jax.clear_caches()
+
+
+def test_memory_is_bounded_for_many_examples():
+    shapes = jax.ShapeDtypeStruct((100_000,), jnp.float32), jax.ShapeDtypeStruct((100_000,), jnp.int32)
+    for f in (exact.f1, exact.matthews, partial(exact.of_confusion, _of_counts)):
+        compiled = jax.jit(jax.value_and_grad(lambda x, y, f=f: f(x, y, 1.0))).lower(*shapes).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 1e8
+
+
+# --- conventions -------------------------------------------------------------------------------------
+
+
+def test_what_is_empty_or_masked_is_0_and_what_a_mask_hides_changes_nothing():
+    p, no, yes = jnp.array([0.2, 0.7, 0.4]), jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.int32)
+    names = set(from_probs.__all__) - {"count_probs", "fbeta", "of_confusion"}
+    nothing = jnp.zeros(3, bool)
+    for name in sorted(names):
+        f = jax.jit(getattr(from_probs, name))
+        assert f(p, yes, mask=nothing) == 0
+        if name != "balanced_accuracy":
+            assert f(p, no) == f(jnp.zeros(3), yes) == 0
+        assert f(p[:0], no[:0]) == 0
+    for f in (from_probs.matthews, from_probs.cohen_kappa):
+        assert f(p, yes) == 0
+        np.testing.assert_allclose(f(jnp.ones(3), jnp.array([0, 1, 1])), 0, atol=4 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(from_probs.count_probs(p, mask=nothing), [1, 0, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(from_probs.count_probs(p[:0]), [1])
+
+    x, y, mask = (
+        jnp.array([[0.3, -1.0, 0.2]] * 4),
+        jnp.array([0, 1, 2, 7]),
+        jnp.array([True, True, True, False]),
+    )
+    hidden = x.at[3, 0].set(jnp.nan)
+    for f in (exact.f1, exact.jaccard, exact.balanced_accuracy):
+        value, gradient = jax.value_and_grad(lambda x, f=f: f(x, y, 0.7, mask=mask))(hidden)
+        truth, of_kept = jax.value_and_grad(lambda x, f=f: f(x, y[:3], 0.7))(x[:3])
+        np.testing.assert_allclose(value, truth, rtol=1e-5)
+        np.testing.assert_allclose(gradient, np.vstack([of_kept, np.zeros((1, 3))]), rtol=1e-4, atol=1e-7)
+
+
+def test_classes_at_minus_infinity_are_never_chosen():
+    x, y = jnp.array([[0.3, -jnp.inf, 0.2], [1.0, 0.0, -jnp.inf]]), jnp.array([0, 1])
+    value, gradient = jax.value_and_grad(lambda x: exact.f1(x, y, 1.0))(x)
+    assert np.isfinite(value) and (np.asarray(gradient)[np.isinf(x)] == 0).all()
+
+
+def test_a_metric_that_is_nan_where_there_is_no_chance_of_it_spreads_none():
+    p, y = jnp.array([1.0, 0.4, 0.3, 0.6]), jnp.array([1, 1, 0, 0])
+
+    def precision(tp, fp, fn, tn):
+        return scale * tp / (tp + fp)
+
+    scale = 1.0
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: from_probs.of_confusion(precision, p, y)))(p)
+    truth, slopes = jax.value_and_grad(lambda p: from_probs.precision(p, y))(p)
+    np.testing.assert_allclose(value, truth, rtol=1e-5)
+    np.testing.assert_allclose(gradient[1:], slopes[1:], rtol=1e-5)  # of the first, 0/0 is unknown
+    assert np.isnan(from_probs.of_confusion(precision, p.at[0].set(0.9), y))
+
+    def scaled(scale):
+        return from_probs.of_confusion(lambda tp, fp, fn, tn: scale * tp / (tp + fp), p, y)
+
+    np.testing.assert_allclose(jax.jit(jax.grad(scaled))(3.0), truth, rtol=1e-5)
+
+
+def test_counts_of_perturbed_scores_are_those_of_their_chances():
+    x, mask = jnp.array([0.5, -0.2, 1.0]), jnp.array([True, False, True])
+    chances = esjax.exact.threshold_probs(x, 2.0, threshold=0.1, noise=LOGISTIC)
+    found = exact.count_probs(x, 2.0, threshold=0.1, noise=LOGISTIC, mask=mask)
+    np.testing.assert_allclose(found, from_probs.count_probs(chances, mask=mask), rtol=1e-6)
+    np.testing.assert_allclose(found[:3], np.convolve(*([1 - c, c] for c in chances[mask])), rtol=1e-5)
+
+
+def test_values_come_in_the_dtype_of_what_they_are_of():
+    x, y = jnp.array([0.5, -0.2, 1.0]), jnp.array([True, False, True])
+    for f in (exact.f1, exact.matthews, exact.dice):
+        narrow = f(x.astype(jnp.bfloat16), y, 1.0)
+        assert narrow.dtype == jnp.bfloat16
+        np.testing.assert_allclose(narrow.astype(jnp.float32), f(x, y, 1.0), rtol=1e-2)
+
+
+def test_traced_labels_out_of_range_are_nan_for_classes_and_0_for_bits():
+    x, y = jnp.zeros((3, 2)), jnp.array([0, 1, 2])
+    for average in ("macro", "micro"):
+        assert np.isnan(jax.jit(lambda y, a=average: exact.f1(x, y, 1.0, average=a))(y))
+    found = jax.jit(lambda y: exact.f1(x[:, 0], y, 1.0))(y)
+    np.testing.assert_allclose(found, exact.f1(x[:, 0], jnp.array([0, 1, 0]), 1.0))
+    for f in (from_probs.f1, from_probs.matthews, from_probs.count_probs):
+        labels = () if f is from_probs.count_probs else (jnp.array([0, 1, 1]),)
+        assert np.isnan(jax.jit(f)(jnp.array([0.5, jnp.nan, 0.5]), *labels)).all()
+
+
+X, BITS, CLASSES = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.int32), np.array([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: from_probs.f1(X + 1.1, CLASSES), r"probs holds 1.1"),
+        (lambda: from_probs.f1(X - 0.1, BITS), r"probs holds -0.1"),
+        (lambda: from_probs.count_probs(X[:, 0] + np.nan), "probs holds nan"),
+        (lambda: from_probs.f1(BITS, BITS), "probs has dtype int32"),
+        (lambda: from_probs.f1(X, CLASSES, average="weighted"), "average='weighted'"),
+        (lambda: from_probs.f1(X, CLASSES[:2]), r"labels has shape \(2,\)"),
+        (lambda: from_probs.f1(X, CLASSES + 1), "labels=2 is out of range for 2 classes"),
+        (lambda: from_probs.f1(X, CLASSES.astype(float)), "labels has dtype float"),
+        (lambda: from_probs.f1(X, BITS + 2), "labels=2 is out of range"),
+        (lambda: from_probs.f1(X[None], BITS[None]), "use jax.vmap over batches"),
+        (lambda: from_probs.f1(X, CLASSES, mask=BITS == 0), "mask is bool"),
+        (
+            lambda: from_probs.fbeta(X, CLASSES, 0),
+            "beta=0 must be a finite number > 0; for β = 0 use precision",
+        ),
+        (lambda: from_probs.dice(X, CLASSES), "give both the same shape"),
+        (lambda: from_probs.balanced_accuracy(X, BITS), "use jax.vmap over labels"),
+        (lambda: from_probs.matthews(X, BITS), "use jax.vmap over labels"),
+        (lambda: from_probs.count_probs(X), "use jax.vmap over others"),
+        (
+            lambda: from_probs.of_confusion(lambda *counts: jnp.stack(counts), X[:, 0], CLASSES),
+            "metric returns",
+        ),
+        (lambda: exact.matthews(X, CLASSES, 1.0), "sample it with esjax.smooth_decisions"),
+        (lambda: exact.cohen_kappa(X, CLASSES, 1.0), "sample it with esjax.smooth_decisions"),
+        (lambda: exact.of_confusion(_of_counts, X, CLASSES, 1.0), "sample it with esjax.smooth_decisions"),
+        (lambda: exact.f1(X, CLASSES, 1.0, threshold=0.5), "threshold=0.5 is for binary scores"),
+        (lambda: exact.f1(X, CLASSES, 0.0), "sigma=0.0 must be"),
+        (lambda: exact.f1(X, CLASSES, 1.0, noise=LOGISTIC), "logistic has no closed form"),
+        (lambda: exact.f1(X, BITS, 1.0, noise=esjax.noise.laplace), "laplace has no closed form"),
+        (lambda: exact.f1(X + np.nan, CLASSES, 1.0), "NaN"),
+        (lambda: exact.f1(BITS, CLASSES, 1.0), "scores has dtype int32"),
+        (lambda: exact.f1("scores", CLASSES, 1.0), "scores='scores' is not an array"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
