@@ -62,6 +62,15 @@ SCORE, LOCAL = (
     decided(esjax.decisions.score, num_samples=4),
     decided(esjax.decisions.local_expectation, num_samples=2),
 )
+
+
+def metrics(x, labels):
+    """Of counts, of places and of pairs: x (n,), labels (n,) 0 and 1."""
+    listed = esjax.exact.ndcg(x, labels, 1.0, k=2) + esjax.exact.average_precision(x, labels, 1.0)
+    counted = esjax.exact.f1(x, labels, 1.0) + esjax.exact.matthews(x, labels, 1.0)
+    return listed + counted + esjax.exact.auc(x, labels, 1.0)
+
+
 ESTIMATORS = {  # (key, x (2, 3), w) -> a number
     "one value": ONE,
     "chunks of independent draws": smoothed(sampler=esjax.samplers.iid, chunk_size=4),
@@ -75,12 +84,14 @@ ESTIMATORS = {  # (key, x (2, 3), w) -> a number
     "local expectation": lambda key, x, w: LOCAL(key, x, LABELS[:2], w),
     "exact": lambda key, x, w: w * esjax.exact.argmax_probs(x, 1.0)[:, 0].sum(),
     "exact, many classes": lambda key, x, w: w * esjax.exact.argmax_probs(jnp.resize(x, 40_000), 1.0)[0],
+    "exact metrics": lambda key, x, w: w * metrics(x[0], jnp.array([1, 0, 1])),
     "plain": lambda key, x, w: w * jnp.sin(x).sum() * jax.random.uniform(key),
 }
 
 
 # A gradient in what all have is the sum over devices, so a Hessian's square is no sum; exact takes no key.
 PATTERNS = {"hessian": ("x", "key x w"), "exact": ("x", "w"), "exact, many classes": ("x", "w")}
+PATTERNS["exact metrics"] = ("x", "w")
 
 
 def in_shard_map(name, own):
@@ -130,6 +141,10 @@ PROGRAMS = {  # (keys (8,), logits (8, 5), labels (8,)) -> arrays
     "top_k_accuracy": lambda k, x, y: esjax.exact.top_k_accuracy(x, y, 2, 1.0),
     "threshold_probs": lambda k, x, y: esjax.exact.threshold_probs(x, 1.0),
     "accuracy's slope": lambda k, x, y: jax.grad(lambda x: esjax.exact.accuracy(x, y, 1.0).mean())(x),
+    "macro-F1's slope": lambda k, x, y: jax.grad(lambda x: esjax.exact.f1(x, y, 1.0))(x),
+    "metrics": lambda k, x, y: metrics(x.sum(1), y % 2) + 0 * x,
+    "slopes of metrics": lambda k, x, y: jax.grad(lambda x: metrics(x.sum(1), y % 2))(x),
+    "vmap of metrics": lambda k, x, y: jax.vmap(lambda x: metrics(x, jnp.arange(5) % 2))(x),
     "vmap of accuracy": lambda k, x, y: jax.vmap(lambda x, y: esjax.exact.accuracy(x, y, 1.0))(x, y),
 }
 COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b"

@@ -119,6 +119,16 @@ def _exact(package):
     return call
 
 
+def _exact_metrics(package):
+    def call(key, x, sigma, args):
+        relevance = jnp.arange(x.size) % 3
+        listed = package.exact.ndcg(x, relevance.astype(jnp.float32), sigma, k=2)
+        counted = package.exact.f1(x, relevance % 2, sigma) + package.exact.matthews(x, relevance % 2, sigma)
+        return (listed, counted, package.exact.auc(x, relevance % 2, sigma)), ()
+
+    return call
+
+
 class Kind(NamedTuple):
     """A kind of objects.
 
@@ -148,6 +158,7 @@ KINDS = {
     "enumeration": Kind(partial(_decisions, "argmax", "enumeration", None), has_forward_mode=True),
     "host.wrap": Kind(_black_box, X_SIGMA),
     "exact": Kind(_exact, X_SIGMA, has_forward_mode=True),
+    "exact metrics": Kind(_exact_metrics, X_SIGMA, has_forward_mode=True),
 }
 
 

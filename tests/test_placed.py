@@ -23,13 +23,13 @@ def _far(results):
 def test_inside_shard_map_each_device_has_its_value_and_what_all_have_the_sum_of_gradients():
     """As JAX has it for differentiable functions, of which "plain" is one."""
     results = _results("shard_map")
-    assert len(results) == 36 and not _far(results)
+    assert len(results) == 38 and not _far(results)
 
 
 @pytest.mark.parametrize("how", ["explicit", "set_mesh"])
 def test_arrays_on_explicit_axes_give_the_numbers_of_one_device_and_stay_where_they_are(how):
     results = _results(how)
-    assert len(results) == 13 and not any(isinstance(found, str) for found in results.values()), results
+    assert len(results) == 17 and not any(isinstance(found, str) for found in results.values()), results
     assert not _far({name: difference for name, (difference, _, _) in results.items()})
     assert all(spec.startswith("P('d'") for _, spec, _ in results.values()), results
     exact = [name for name in results if name.split("_")[0] in ("accuracy", "argmax", "top", "threshold")]

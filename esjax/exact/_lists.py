@@ -1,12 +1,15 @@
 """What `ranks` and `pairs` ask of their arguments: one list of items, with scores in units of σ."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from esjax._core import placement
 from esjax._core.arrays import check_known, mask_like
 from esjax._core.check import as_array, check_sigma
+from esjax._core.chunks import varying_alike
 from esjax.exact import _arguments
 from esjax.exact._grid import Places, places
 from esjax.noise import Noise
@@ -45,6 +48,11 @@ def as_list(scores: Any, sigma: Any, mask: Any, noise: Noise) -> tuple[List, Any
     _arguments.check_noise(noise, ("normal", "logistic", "gumbel"))
     wide = given if given.dtype == jnp.float64 else given.astype(jnp.float32)
     return List(wide, _arguments.broadcast("sigma", sigma, (), wide.dtype), mask), given.dtype
+
+
+def computed(function: Callable[..., Array], *arrays: Any) -> Array:
+    """Returns `function(*arrays)`, wherever the arrays are placed, and whatever `jax.shard_map` splits."""
+    return placement.automatic(function, *varying_alike(arrays))
 
 
 def places_of(noise: Noise, items: List) -> Places:

@@ -55,7 +55,8 @@ def auc(scores: Any, labels: Any, sigma: Any, *, mask: Any = None, noise: Noise 
     scores, labels = same_length(scores=scores, labels=labels)
     items, dtype = _lists.as_list(scores, sigma, mask, noise)
     check_known("labels", labels, items.mask, lambda c: (c == 0) | (c == 1), "give booleans, or 0 and 1")
-    return _auc(noise, items, as_floating("labels", labels) == 1).astype(dtype)
+    is_positive = as_floating("labels", labels) == 1
+    return _lists.computed(partial(_auc, noise), items, is_positive).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -95,7 +96,8 @@ def concordance(
     items, dtype = _lists.as_list(scores, sigma, mask, noise)
     check_known("events", events, items.mask, lambda e: (e == 0) | (e == 1), "give booleans, or 0 and 1")
     seen = as_floating("events", events) == 1
-    return _concordance(noise, items, as_ordered("times", times), seen).astype(dtype)
+    times = as_ordered("times", times)
+    return _lists.computed(partial(_concordance, noise), items, times, seen).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -133,7 +135,7 @@ def kendall_tau(scores: Any, targets: Any, sigma: Any, *, mask: Any = None, nois
         ValueError: as for `auc`, without what concerns labels; or targets are not real numbers.
     """
     items, targets, dtype = _with_targets(scores, targets, sigma, mask, noise)
-    return _kendall_tau(noise, items, targets).astype(dtype)
+    return _lists.computed(partial(_kendall_tau, noise), items, targets).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -168,7 +170,7 @@ def spearman_rho(scores: Any, targets: Any, sigma: Any, *, mask: Any = None, noi
         ValueError: as for `kendall_tau`.
     """
     items, targets, dtype = _with_targets(scores, targets, sigma, mask, noise)
-    return _spearman_rho(noise, items, targets).astype(dtype)
+    return _lists.computed(partial(_spearman_rho, noise), items, targets).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -78,7 +78,7 @@ def ndcg(
     items, dtype = _lists.as_list(scores, sigma, mask, noise)
     check_known("relevance", relevance, items.mask, lambda r: ~(r < 0), "give numbers >= 0")
     grades = as_floating("relevance", relevance).astype(items.scores.dtype)
-    return _ndcg(noise, count, gain, items, grades).astype(dtype)
+    return _lists.computed(partial(_ndcg, noise, count, gain), items, grades).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -114,7 +114,8 @@ def precision_at_k(
         ValueError: as for `ndcg`.
     """
     items, relevant, dtype = _checked(scores, relevant, sigma, mask, noise)
-    return (_hits(noise, check_count("k", k), items, relevant) / k).astype(dtype)
+    hits = _lists.computed(partial(_hits, noise, check_count("k", k)), items, relevant)
+    return (hits / k).astype(dtype)
 
 
 def recall_at_k(
@@ -130,7 +131,7 @@ def recall_at_k(
         Array (), in the scores' dtype, in [0, 1]; 0 where nothing is relevant.
     """
     items, relevant, dtype = _checked(scores, relevant, sigma, mask, noise)
-    found = _hits(noise, check_count("k", k), items, relevant)
+    found = _lists.computed(partial(_hits, noise, check_count("k", k)), items, relevant)
     return divided(found, how_many(relevant).astype(found.dtype)).astype(dtype)
 
 
@@ -165,7 +166,7 @@ def reciprocal_rank(
         ValueError: as for `ndcg`.
     """
     items, relevant, dtype = _checked(scores, relevant, sigma, mask, noise)
-    return _reciprocal_rank(noise, items, relevant).astype(dtype)
+    return _lists.computed(partial(_reciprocal_rank, noise), items, relevant).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -197,7 +198,7 @@ def average_precision(
         ValueError: as for `ndcg`.
     """
     items, relevant, dtype = _checked(scores, relevant, sigma, mask, noise)
-    return _average_precision(noise, items, relevant).astype(dtype)
+    return _lists.computed(partial(_average_precision, noise), items, relevant).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -234,7 +235,7 @@ def rank_probs(
     if places > scores.size:
         raise ValueError(f"k={k} is more than the {scores.size} items; use k <= {scores.size}")
     items, dtype = _lists.as_list(scores, sigma, mask, noise)
-    return _rank_probs(noise, places, items).astype(dtype)
+    return _lists.computed(partial(_rank_probs, noise, places), items).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
