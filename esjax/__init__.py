@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from esjax._version import __version__
 
 if TYPE_CHECKING:  # imported when they are first used, so that `import esjax` is quick
-    from esjax import baselines, blocks, decisions, diagnostics, exact, host, noise, samplers, sigma
+    from esjax import baselines, blocks, credit, decisions, diagnostics, exact, host, noise, samplers, sigma
     from esjax.decisions import smooth_decisions
     from esjax.smoothing import smooth
 
@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "baselines",
     "blocks",
+    "credit",
     "decisions",
     "diagnostics",
     "exact",

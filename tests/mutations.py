@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "second derivatives without the box",
         "smoothing/_surrogate.py",
-        "terms = values * box + own_baselines * (1 - box)",
-        "terms = values * jax.lax.stop_gradient(box) + 0 * own_baselines",
+        "boxed = terms * box + own_baselines * (1 - box)",
+        "boxed = terms * jax.lax.stop_gradient(box) + 0 * own_baselines",
         "test_smoothing.py test_unbiased.py",
     ),
     Mutation(
@@ -193,8 +193,8 @@ MUTATIONS = [
     Mutation(
         "one σ for all coordinates in its gradient",
         "smoothing/_sums.py",
-        "in_sigma.reshape(sigma.shape) / sigma",
-        "in_sigma.reshape(sigma.shape) / sigma.mean()",
+        "in_sigma = (in_sigma if sigma.ndim else in_sigma.sum()) / sigma",
+        "in_sigma = (in_sigma if sigma.ndim else in_sigma.sum()) / sigma.mean()",
         "test_smoothing.py",
     ),
     Mutation(
@@ -214,7 +214,7 @@ MUTATIONS = [
     Mutation(
         "second derivatives with what was discarded",
         "smoothing/_surrogate.py",
-        "jnp.where((kept[:, None] > 0) | is_none, terms, 0).sum(0)",
+        "jnp.where((kept[:, None] > 0) | is_none, boxed, 0).sum(0)",
         "terms.sum(0)",
         "test_discard.py",
     ),
@@ -338,10 +338,31 @@ MUTATIONS = [
         "test_baselines.py",
     ),
     Mutation(
+        "credit to coordinates that a term does not read",
+        "smoothing/_credit.py",
+        "return Readers(_sums(pattern.T.tocsr()), _sums(pattern.tocsr()), int(pattern.nnz), pairs)",
+        "return Readers(_sums(pattern.T.tocsr()[::-1]), _sums(pattern.tocsr()), int(pattern.nnz), pairs)",
+        "test_credit.py",
+    ),
+    Mutation(
+        "credit without the slopes of terms",
+        "smoothing/_sums.py",
+        "problem.readers.by_coordinate(weights * jnp.broadcast_to(of_terms, weights.shape))",
+        "problem.readers.by_coordinate(weights)",
+        "test_credit.py",
+    ),
+    Mutation(
+        "one box for all terms",
+        "smoothing/_surrogate.py",
+        "box = jnp.exp(problem.readers.by_term(log_ratio))",
+        "box = jnp.exp(log_ratio.sum(-1, keepdims=True))",
+        "test_credit.py",
+    ),
+    Mutation(
         "the offset of each device kept",
         "smoothing/_weights.py",
-        "return sums[0] + (shift * num_samples - centred_sum) * sums[1]",
-        "return sums[0] - centred_sum * sums[1]",
+        "return sums[0] + credited(shift * num_samples - centred_sum) * sums[1]",
+        "return sums[0] - credited(centred_sum) * sums[1]",
         "test_weights.py",
     ),
     Mutation(

@@ -20,6 +20,7 @@ PACKAGE = Path(esjax.__file__).parent
 NAMESPACES = (
     "baselines",
     "blocks",
+    "credit",
     "decisions",
     "diagnostics",
     "exact",
@@ -34,9 +35,10 @@ TRAIN_MODULES = {f"train.{name}": importlib.import_module(f"esjax.train.{name}")
 
 PROTOCOLS = {
     "samplers": {"iid", "antithetic", "orthogonal", "latin_hypercube", "sobol", "auto"},
+    "credit": {"elementwise", "causal"},
     "decisions": {"argmax", "threshold", "ranking", "score", "local_expectation", "enumeration"},
 }
-"""Called by the library, by position; `Sampler`, `Decision` and `Estimator` say with what."""
+"""Called by the library, by position; `Sampler`, `Decision`, `Estimator` and `declared` say with what."""
 
 BY_POSITION = {"host.wrap": {"executor"}, "host.ProcessPool": {"num_workers"}, "exact.rank_probs": {"k"}}
 """As `Executor.submit` and `ProcessPoolExecutor` of the standard library are called, and `top_k_probs`."""
@@ -114,7 +116,7 @@ def test_a_key_comes_first_and_options_by_keyword(name):
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     if "key" in parameters:
         before = list(parameters)[: list(parameters).index("key")]
-        assert not before or before in (["fun"], ["smoothed"], ["block"]), before
+        assert not before or before in (["fun"], ["smoothed"], ["block"], ["fun", "x", "pattern"]), before
     for parameter in parameters.values():
         if parameter.default is not parameter.empty and not _is_protocol(name):
             by_position = parameter.kind is not parameter.KEYWORD_ONLY

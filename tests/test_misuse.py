@@ -18,7 +18,7 @@ from scipy import sparse, stats
 from sklearn import metrics
 
 import esjax
-from esjax import blocks, decisions, diagnostics, exact, host, noise, samplers
+from esjax import blocks, credit, decisions, diagnostics, exact, host, noise, samplers
 
 KEY = jax.random.key(0)
 X, Y = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
@@ -174,6 +174,13 @@ SMOOTH = {
         r"return float32\[2, 1\]",
     ),
     "baseline text": (_smooth(baseline="none"), "baseline='none'", r"pass esjax\.baselines\.none itself"),
+    "credit text": (_smooth(credit="auto"), "credit='auto'", r"pass esjax\.credit\.auto itself"),
+    "credit shape": (
+        _smooth(jnp.ones(2), credit=credit.declared(np.ones((1, 3), bool))),
+        r"reads has shape \(1, 3\)",
+        r"booleans \(2, 2\)",
+    ),
+    "credit dtype": (lambda: credit.declared(np.ones((1, 2))), r"reads is float64\[1, 2\]", "elementwise"),
     "baseline None": (_smooth(baseline=None), "baseline=None", r"one of esjax\.baselines: at_input, .*none"),
     "sharding text": (_smooth(sharding="x"), "sharding='x'", "NamedSharding"),
     "key a number": (_smooth(key=0), "key=0 " + _ONE_KEY),

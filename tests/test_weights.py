@@ -33,7 +33,7 @@ def test_passes_with_offsets_of_their_own_add_up_to_the_weights_written_out(grou
     for rows, offset in zip(np.split(np.arange(num_samples), runs), offsets, strict=True):
         own_part = _written_out(values[rows] - offset, own, 0.0, group_size)
         sums = np.stack([own_part, np.full(rows.size, total)]) @ scores[rows]
-        found = found + _weights.completed(sums, offset - common, centred_sum, num_samples)
+        found = found + _weights.completed(sums, offset - common, centred_sum, num_samples, lambda each: each)
     np.testing.assert_allclose(found, truth, rtol=1e-12)
 
 
@@ -42,4 +42,6 @@ def test_where_no_offset_drops_out_the_sum_of_all_enters_with_its_coefficient():
     own, total = 0.25, 0.5
     sums = np.stack([_written_out(values, own, 0.0, 2), np.full(8, total)]) @ scores
     truth = _written_out(values, own, total, 2) @ scores
-    np.testing.assert_allclose(_weights.completed(sums, 0, values.sum(), 8), truth, rtol=1e-12)
+    np.testing.assert_allclose(
+        _weights.completed(sums, 0, values.sum(), 8, lambda each: each), truth, rtol=1e-12
+    )

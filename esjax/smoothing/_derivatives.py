@@ -41,14 +41,14 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
-        values = _samples.evaluate(problem, inputs, _samples.draw(problem, key, inputs, start, count))
-        kept = _weights.keep(problem, inputs, values)
-        total = total + jnp.where(kept[:, None] > 0, values, 0).sum(0)
+        terms = _samples.evaluate(problem, inputs, _samples.draw(problem, key, inputs, start, count))
+        kept = _weights.keep(problem, inputs, terms)
+        total = total + jnp.where(kept[:, None] > 0, terms, 0).sum(0)
         return (total, num_kept + kept.sum()), None
 
     zeros = partial(_folding.zeros, problem, key)
-    (total, num_kept), _ = _folding.fold(problem, step, (zeros(problem.num_values), zeros()))
-    return total / num_kept, None
+    (total, num_kept), _ = _folding.fold(problem, step, (zeros(problem.num_terms), zeros()))
+    return _samples.combined(problem, inputs, total / num_kept), None
 
 
 def value_and_saved(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> tuple[Array, Any]:

@@ -16,6 +16,7 @@ from esjax._core.placement import Shards
 from esjax._core.traceable import checked
 from esjax._jaxpr.hoisting import hoisted, hoisted_elementwise
 from esjax.baselines import Baseline
+from esjax.credit import Credit
 from esjax.noise import Noise
 from esjax.samplers import Groups, Sampler
 
@@ -28,6 +29,7 @@ class Options(NamedTuple):
     noise: Noise
     sampler: Sampler
     baseline: Baseline
+    credit: Credit
     discard: Callable[[Array], Array] | None
     num_samples: int
     chunk_size: int | None
@@ -51,6 +53,9 @@ def check(fun: Any, options: Options, sigma: Any, control: Any) -> None:
     if not isinstance(options.baseline, Baseline):
         remedy = one_of("baselines", baselines.__all__, options.baseline)
         raise ValueError(f"baseline={options.baseline!r} is not a Baseline; {remedy}")
+    if not isinstance(options.credit, Credit):
+        remedy = one_of("credit", ("auto", "traced", "none"), options.credit)
+        raise ValueError(f"credit={options.credit!r} is not a Credit; {remedy}, or declared(reads)")
     if options.discard is not None and not callable(options.discard):
         raise ValueError(f"discard={options.discard!r} is not callable; pass a function such as jnp.isnan")
     if control is not None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esjax._core.products import einsum, matmul
+from esjax._core.products import einsum, matmul, sum_rows
 from esjax._core.rules import with_rule
 from esjax.smoothing._groups import in_groups
 from esjax.smoothing._inputs import Args, Inputs, Wanted
@@ -26,11 +26,13 @@ class Perturbing(NamedTuple):
         draw: `(args, key) -> perturbations` of one group, (group_size, ...).
         at: `(inputs, perturbation) -> z` (dim,), of one sample.
         weighted_scores: `(wanted, inputs, perturbations, weights) -> [in_x, in_sigma]`, for weights
-            (..., count): Σ_n w_n σ ∂log p(z_n)/∂x (..., dim) and Σ_n w_n σ ∂log p(z_n)/∂σ (..., 1 or dim),
-            None where not wanted. In σ, coordinates where x is infinite are left out.
+            (..., count, 1 or dim): Σ_n w_n σ ∂log p(z_n)/∂x (..., dim) and Σ_n w_n σ ∂log p(z_n)/∂σ
+            (..., 1 or dim), None where not wanted; coordinate by coordinate where weights are. In σ,
+            coordinates where x is infinite are left out.
         square_sum: `(inputs, perturbations, weights, group_size) -> ()`, for weights (count, m):
             Σ_j ‖Σ_{n in j} w_n ⊗ ∂log p(z_n)/∂x‖² over groups j of neighbours.
-        log_ratio: `(inputs, constant, perturbations) -> (count,)`, for z_n drawn at the constant inputs:
+        scores: `(inputs, perturbations) -> (count, dim)`: ∂log p(z_n)/∂x, 0 where x is infinite.
+        log_ratio: `(inputs, constant, perturbations) -> (count, dim)`, for z_n drawn at the constant inputs:
             log p(z_n | inputs) − log p(z_n | constant), of which only derivatives are used.
     """
 
@@ -38,6 +40,7 @@ class Perturbing(NamedTuple):
     at: Callable[[Inputs, Perturbations], Array]
     weighted_scores: Callable[[Wanted, Inputs, Perturbations, Array], list[Any]]
     square_sum: Callable[[Inputs, Perturbations, Array, int], Array]
+    scores: Callable[[Inputs, Perturbations], Array]
     log_ratio: Callable[[Inputs, Inputs, Perturbations], Array]
 
 
@@ -57,14 +60,17 @@ def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
         x, sigma, *args = inputs
         in_x = score(tuple(args), eps)
         in_sigma = (in_x * eps - 1) * (~jnp.isinf(x)[None]).astype(eps.dtype)
-        in_sigma = in_sigma if sigma.ndim else in_sigma.sum(-1, keepdims=True)
+        if not sigma.ndim and weights.shape[-1] == 1:
+            in_sigma = in_sigma.sum(-1, keepdims=True)
         pairs = zip((in_x, in_sigma), wanted[:2], strict=True)
-        return [matmul(weights, scores) if want else None for scores, want in pairs]
+        return [_weighted(weights, each) if want else None for each, want in pairs]
+
+    def scores(inputs: Inputs, eps: Array) -> Array:
+        x, sigma, *args = inputs
+        return jnp.where(jnp.isinf(x)[None], 0, score(tuple(args), eps) / sigma)
 
     def square_sum(inputs: Inputs, eps: Array, weights: Array, group_size: int) -> Array:
-        x, sigma, *args = inputs
-        scores = jnp.where(jnp.isinf(x)[None], 0, score(tuple(args), eps) / sigma)
-        return _squared_sum(*(in_groups(rows, group_size) for rows in (weights, scores)))
+        return _squared_sum(*(in_groups(rows, group_size) for rows in (weights, scores(inputs, eps))))
 
     def log_ratio(inputs: Inputs, constant: Inputs, eps: Array) -> Array:
         """At moved x and σ, the ε of the same z is ε σ₀/σ + (x₀ − x)/σ. Infinite x (so z) is left out."""
@@ -76,9 +82,18 @@ def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
             for each in (sigma0 / sigma, moved / sigma, jnp.log(sigma / sigma0))
         )
         terms = _log_density(score, tuple(args), eps * scale - shift) - log_scale
-        return jnp.where(is_fixed[None], 0, terms).sum(-1)
+        return jnp.where(is_fixed[None], 0, terms)
 
-    return Perturbing(draw, _at, weighted_scores, square_sum, log_ratio)
+    return Perturbing(draw, _at, weighted_scores, square_sum, scores, log_ratio)
+
+
+def _weighted(weights: Array, scores: Array) -> Array:
+    """Returns Σ_n w_n s_n (..., dim) of scores (count, dim), for weights (..., count, 1 or dim)."""
+    if weights.shape[-1] == 1:
+        return matmul(weights[..., 0], scores)
+    rows = weights.shape[:-2]
+    each = [sum_rows(one * scores) for one in weights.reshape(-1, *scores.shape)]
+    return jnp.stack(each).reshape(*rows, -1)
 
 
 def _at(inputs: Inputs, eps: Array) -> Array:

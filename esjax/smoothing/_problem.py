@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from esjax._core.placement import Shards
+from esjax.smoothing._credit import Readers
 from esjax.smoothing._inputs import Args
 from esjax.smoothing._perturbing import Perturbing
 
@@ -18,7 +19,10 @@ class Problem(NamedTuple):
     Traced values that the functions below close over are in their first or last argument, `args`.
 
     Attributes:
-        fun: `(z, args) -> values`: (dim,) → (num_values,) in `dtype`.
+        fun: `(z, args) -> terms`: (dim,) → (num_terms,) in `dtype`.
+        combine: `(args, terms) -> values`: (num_terms,) → (num_values,), affine in the terms; None: these are
+            the values.
+        readers: which coordinates each term reads.
         perturbing: how z is drawn, and its scores.
         coefficients: of the baseline, `(args, in_group, in_all) -> (own, total)`, elementwise.
         at_input: `args -> share` of f(x) in the baseline; None: it is 0, and f(x) need not be known.
@@ -36,11 +40,14 @@ class Problem(NamedTuple):
         shards: the devices that share the samples; None: one device has all of them.
         informed: whether a report on the gradient is wanted, for which all values are kept.
         dim: length of x.
+        num_terms: length of the terms.
         num_values: length of the values.
         dtype: dtype of x, ε, the values and every sum.
     """
 
     fun: Callable[[Array, Args], Array]
+    combine: Callable[[Args, Array], Array] | None
+    readers: Readers
     perturbing: Perturbing
     coefficients: Callable[[Args, Any, Any], tuple[Any, Any]]
     at_input: Callable[[Args], Any] | None
@@ -57,5 +64,11 @@ class Problem(NamedTuple):
     shards: Shards | None
     informed: bool
     dim: int
+    num_terms: int
     num_values: int
     dtype: Any
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether terms are known not to read all of x."""
+        return self.readers.num_pairs < self.num_terms * self.dim

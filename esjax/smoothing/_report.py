@@ -11,6 +11,7 @@ from esjax.diagnostics import Report
 from esjax.smoothing import _folding, _samples, _sums, _weights
 from esjax.smoothing._groups import in_groups
 from esjax.smoothing._inputs import Inputs
+from esjax.smoothing._perturbing import Perturbations
 from esjax.smoothing._problem import Problem
 from esjax.smoothing._weights import Values
 
@@ -36,13 +37,14 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     shares = in_groups(saved.kept, problem.group_size).sum(1) / num_kept
     several = shares.max() < 1
     between = jnp.where(several, 1 / jnp.where(several, 1 - (shares**2).sum(), 1), jnp.nan)
-    mean = _weights.mean(saved)
-    centred = (saved.values - mean[None]) * saved.kept[:, None]
+    mean = _samples.combined(problem, inputs, _weights.mean(saved))
+    values = _samples.combined(problem, inputs, saved.values)
+    centred = (values - mean[None]) * saved.kept[:, None]
     group_totals = in_groups(centred, problem.group_size).sum(1)
     total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept)
     at_input = _weights.block_at_input(problem, inputs, saved)
     sizes = jnp.sqrt((weights**2).sum(1))
-    changed = (_differ(saved.values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
+    changed = (_differ(values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
     return Report(
         num_samples=jnp.asarray(problem.num_samples, problem.dtype),
         num_discarded=problem.num_samples - num_kept,
@@ -65,8 +67,8 @@ class _Squares(NamedTuple):
     """What a pass sums up, for groups j with shares p_j and sums g_j = Σ_{n in j} w_n s(ε_n) / σ.
 
     Attributes:
-        total: σ Σ_j g_j (num_values, dim).
-        shared: σ Σ_j p_j g_j (num_values, dim).
+        total: Σ_j g_j, times σ without credit: (num_values, dim), with credit a vector of what is not 0.
+        shared: Σ_j p_j g_j, likewise.
         squares: Σ_j ‖g_j‖², ().
         square_shares: Σ_j p_j², ().
     """
@@ -80,8 +82,9 @@ class _Squares(NamedTuple):
 def _gradient_sums(
     problem: Problem, key: Any, inputs: Inputs, weights: Array, kept: Array
 ) -> tuple[Array, Array]:
-    """Returns G = Σ_j g_j (num_values, dim) and Σ_j ‖g_j − p_j G‖² ()."""
+    """Returns G = Σ_j g_j, (num_values, dim) or what of it is not 0, and Σ_j ‖g_j − p_j G‖² ()."""
     size, num_kept = problem.group_size, kept.sum()
+    of_chunk = _with_credit if problem.has_credit else _without_credit
 
     def step(sums: _Squares, start: Array, count: int) -> tuple[_Squares, None]:
         drawn = _samples.draw(problem, key, inputs, start, count)
@@ -89,14 +92,46 @@ def _gradient_sums(
         kept_here = jax.lax.dynamic_slice_in_dim(kept, start, count)
         share = in_groups(kept_here, size).sum(1) / num_kept
         of_sample = jnp.repeat(share, size)[:count, None]
-        rows = jnp.stack([chunk, chunk * of_sample]).swapaxes(1, 2)
-        (total, shared), _ = problem.perturbing.weighted_scores((True, False), inputs, drawn, rows)
-        squares = problem.perturbing.square_sum(inputs, drawn, chunk, size)
+        total, shared, squares = of_chunk(problem, inputs, drawn, chunk, of_sample)
         return jax.tree.map(jnp.add, sums, _Squares(total, shared, squares, (share**2).sum())), None
 
     zeros = partial(_folding.zeros, problem, key)
-    matrix = zeros(problem.num_values, problem.dim)
+    matrix = zeros(*_shape(problem))
     sums, _ = _folding.fold(problem, step, _Squares(matrix, matrix, zeros(), zeros()))
-    total, shared = (_sums.in_units_of_x(inputs, each) for each in (sums.total, sums.shared))
+    total, shared = sums.total, sums.shared
+    if not problem.has_credit:
+        total, shared = (_sums.in_units_of_x(inputs, each) for each in (total, shared))
     apart = sums.squares - 2 * (total * shared).sum() + sums.square_shares * (total**2).sum()
     return total, apart
+
+
+def _shape(problem: Problem) -> tuple[int, ...]:
+    if not problem.has_credit:
+        return problem.num_values, problem.dim
+    return (problem.readers.num_pairs if problem.combine is None else problem.num_values * problem.dim,)
+
+
+def _without_credit(
+    problem: Problem, inputs: Inputs, drawn: Perturbations, weights: Array, of_sample: Array
+) -> tuple[Array, Array, Array]:
+    """Returns a chunk's share of total, shared and squares; `of_sample` (count, 1) are the p_j."""
+    rows = jnp.stack([weights, weights * of_sample]).swapaxes(1, 2)[..., None]
+    (total, shared), _ = problem.perturbing.weighted_scores((True, False), inputs, drawn, rows)
+    return total, shared, problem.perturbing.square_sum(inputs, drawn, weights, problem.group_size)
+
+
+def _with_credit(
+    problem: Problem, inputs: Inputs, drawn: Perturbations, weights: Array, of_sample: Array
+) -> tuple[Array, Array, Array]:
+    """Returns the same, where what a sample adds to the gradient is w_n s(ε_n) / σ along pairs."""
+    scores = problem.perturbing.scores(inputs, drawn)
+    if problem.combine is None:
+        terms, coordinates = problem.readers.pairs
+        added = weights[:, terms] * scores[:, coordinates]
+    else:
+        zeros = jnp.zeros(problem.num_terms, problem.dtype)
+        slopes = jax.jacrev(partial(_samples.combined, problem, inputs))(zeros)
+        by_value = problem.readers.by_coordinate(weights[:, None] * slopes[None])
+        added = (by_value * scores[:, None]).reshape(len(scores), -1)
+    of_groups = in_groups(added, problem.group_size).sum(1)
+    return added.sum(0), (added * of_sample).sum(0), (of_groups**2).sum()

@@ -1,5 +1,8 @@
 """The samples of a problem: perturbations drawn from the key, and the block's values at the perturbed x."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -26,7 +29,14 @@ def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int)
         if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
         else jax.lax.map(draw_group, groups)
     )
-    return jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+    drawn = jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+    return _made_once(drawn)
+
+
+def _made_once(drawn: Perturbations) -> Perturbations:
+    """Returns the same; without it, XLA makes them again for each of their uses."""
+    barrier: Any = jax.lax.optimization_barrier  # JAX gives it no types
+    return barrier(drawn)
 
 
 def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> Perturbations:
@@ -37,7 +47,7 @@ def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> 
 
 
 def evaluate(problem: Problem, inputs: Inputs, perturbations: Perturbations) -> Array:
-    """Returns the values (count, num_values) at the perturbed x, constant with respect to x and σ."""
+    """Returns the terms (count, num_terms) at the perturbed x, constant with respect to x and σ."""
     _, _, *args = inputs
 
     def value(perturbation: Perturbations) -> Array:
@@ -47,9 +57,17 @@ def evaluate(problem: Problem, inputs: Inputs, perturbations: Perturbations) -> 
     return chunks.over(value, problem.evaluated_at_once, perturbations)
 
 
-def value_at_input(problem: Problem, inputs: Inputs) -> Array:
-    """Returns f(x) (num_values,), constant; zeros where the baseline does not ask for it."""
+def combined(problem: Problem, inputs: Inputs, terms: Array) -> Array:
+    """Returns the values (..., num_values) that terms (..., num_terms) make."""
+    if problem.combine is None:
+        return terms
+    combine = partial(problem.combine, tuple(inputs[2:]))
+    return combine(terms) if terms.ndim == 1 else jax.vmap(combine)(terms)
+
+
+def at_input(problem: Problem, inputs: Inputs) -> Array:
+    """Returns f(x) in terms (num_terms,), constant; zeros where the baseline does not ask for it."""
     if problem.at_input is None:
-        return jnp.zeros(problem.num_values, problem.dtype)
+        return jnp.zeros(problem.num_terms, problem.dtype)
     x, _, *args = inputs
     return jax.lax.stop_gradient(problem.fun(x, tuple(args)))

@@ -12,6 +12,7 @@ from esjax._core import placement, random, trees
 from esjax._core.check import check_count, check_key, check_num_samples, check_sigma
 from esjax._core.signature import SIGNATURE
 from esjax.baselines import Baseline, leave_one_out
+from esjax.credit import Credit, none
 from esjax.diagnostics import Report
 from esjax.noise import Noise, normal
 from esjax.smoothing import _control, _options, _vectors
@@ -28,6 +29,7 @@ def smooth(
     noise: Noise = normal,
     sampler: samplers.Sampler = samplers.auto,
     baseline: Baseline = leave_one_out,
+    credit: Credit = none,
     control: _control.Control | None = None,
     discard: Callable[[Array], Array] | None = None,
     chunk_size: int | None = None,
@@ -57,6 +59,10 @@ def smooth(
         noise: distribution μ of ε, from `esjax.noise` or your own.
         sampler: how the N perturbations are drawn together, from `esjax.samplers`.
         baseline: what is subtracted from the values, from `esjax.baselines`.
+        credit: which values are credited to the noise of which coordinates, from `esjax.credit`. A coordinate
+            needs the values that read it, and no others: unbiased, and where values, or the terms of a sum or
+            mean, read few coordinates, the error no longer grows with the length of x. `auto` finds it in
+            the program of `fun`, which has to be in JAX; `declared(reads)` is for programs on the host.
         control: a control variate `(c, c_mean)`: `c(x, *args)` returns what `fun` does, and
             `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable. Its scale is fitted,
             each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1). N must be a
@@ -99,7 +105,7 @@ def smooth(
     num_samples = check_num_samples(num_samples)
     chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
     shards = None if sharding is None else placement.shards_of(sharding)
-    options = Options(noise, sampler, baseline, discard, num_samples, chunk_size, shards)
+    options = Options(noise, sampler, baseline, credit, discard, num_samples, chunk_size, shards)
     _options.check(fun, options, sigma, control)
     if control is None:
         return Smoothed(partial(_estimate, fun, options), sigma, num_samples)

@@ -4,13 +4,15 @@ Blocks with one value and an affine baseline are summed in one pass, in which no
 drawn again. Others keep their N × num_values values, and draw the noise again for the gradients.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from esjax._core import chunks
-from esjax._core.products import matmul
+from esjax._core.products import sum_rows
 from esjax.smoothing import _folding, _samples, _weights
 from esjax.smoothing._inputs import Gradients, Inputs, Wanted, join, split, spread
 from esjax.smoothing._perturbing import Perturbations
@@ -18,6 +20,9 @@ from esjax.smoothing._problem import Problem
 from esjax.smoothing._weights import Values
 
 Array = jax.Array
+
+_FIRST = 8
+"""Samples whose mean is taken off all others."""
 
 
 def one_pass(problem: Problem) -> bool:
@@ -36,9 +41,9 @@ class _Sums(NamedTuple):
     """What one pass over the samples carries, with weights of the scores around a common offset.
 
     Attributes:
-        offset: what is taken off all values, ().
-        values: Σ f_n, ().
-        centred: Σ (f_n − offset), ().
+        offset: what is taken off all values, (num_terms,).
+        values: Σ f_n, (num_terms,).
+        centred: Σ (f_n − offset), (num_terms,).
         scores: of x and σ, each (2, size): Σ (f_n − offset − own S_group + rest_n) s_n, and Σ total s_n.
         args: Σ ∂f_n/∂args.
     """
@@ -58,24 +63,27 @@ def value_and_gradients(
     The weight of a score is f_n − b_n = (f_n − own S_group) − total S − share f(x), with S = Σ f known only
     at the end. So two sums are carried: Σ (f_n − own S_group) s_n and Σ total s_n. An offset is taken off all
     values, which float32 needs: f(x) where the baseline has a share of it, else, where an offset drops out,
-    the mean of a device's first chunk.
+    the mean of a device's first few. All of it is done term by term, c = ∂value/∂terms times each.
     """
-    f_x = _samples.value_at_input(problem, inputs)[0]
+    f_x = _samples.at_input(problem, inputs)
     centres = problem.averages and problem.at_input is None
+    credited = _credited(problem, inputs, jnp.ones(1, problem.dtype))
 
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
         drawn = _samples.draw(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
-        values, in_args = _values_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
-        values = values[:, 0]
+        terms, in_args = _terms_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
         is_first = start % _folding.samples_of_device(problem) == 0
-        offset = jnp.where(is_first, values.mean(), sums.offset) if centres else sums.offset
-        weights = _weights.partial_weights(problem, inputs, values, offset, f_x)
+        offset = jnp.where(is_first, terms[:_FIRST].mean(0), sums.offset) if centres else sums.offset
+        centred = terms - offset[None]
+        own, total = _weights.partial_weights(problem, inputs, centred, f_x)
+        own = credited(own)
+        weights = jnp.stack([own, jnp.broadcast_to(total[:, None], own.shape)])
         scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
         return _Sums(
             offset=offset,
-            values=sums.values + values.sum(),
-            centred=sums.centred + (values - offset).sum(),
+            values=sums.values + sum_rows(terms),
+            centred=sums.centred + sum_rows(centred),
             scores=jax.tree.map(jnp.add, sums.scores, scores),
             args=jax.tree.map(jnp.add, sums.args, in_args),
         ), None
@@ -85,19 +93,16 @@ def value_and_gradients(
         shift = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
         centred = sums.centred + shift * _folding.samples_of_device(problem)
         centred_sum = _folding.sum_over_devices(problem, centred)
-        scores = [
-            None if each is None else _weights.completed(each, shift, centred_sum, problem.num_samples)
-            for each in sums.scores
-        ]
+        complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
+        scores = [None if each is None else complete(each, shift, centred_sum) for each in sums.scores]
         return sums.values, scores, sums.args
 
-    zero = _folding.zeros(problem, key)
+    zeros = _folding.zeros(problem, key, problem.num_terms)
     score_zeros = _score_zeros(problem, wanted, key, inputs, rows=(2,))
-    nothing = _Sums(zero + f_x, zero, zero, score_zeros, _args_zeros(wanted, inputs))
-    (value_sum, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
-    return value_sum[None] / problem.num_samples, _gradients(
-        inputs, score_sums, args_sums, problem.num_samples
-    )
+    nothing = _Sums(zeros + f_x, zeros, zeros, score_zeros, _args_zeros(wanted, inputs))
+    (term_sums, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
+    value = _samples.combined(problem, inputs, term_sums / problem.num_samples)
+    return value, _gradients(inputs, score_sums, args_sums, problem.num_samples)
 
 
 # --- several values, discarded samples, ranks: two passes --------------------------------------------
@@ -113,7 +118,7 @@ class _Found(NamedTuple):
 def value_and_values(
     problem: Problem, key: Any, inputs: Inputs, *, for_derivatives: bool
 ) -> tuple[Array, Values]:
-    """Returns the mean (num_values,) over the samples kept, and the values of all.
+    """Returns the mean (num_values,) over the samples kept, and the terms of all.
 
     `for_derivatives`: whether the block will be differentiated at the samples, which needs a sound one.
     """
@@ -121,41 +126,42 @@ def value_and_values(
 
     def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
         drawn = _samples.draw(problem, key, inputs, start, count)
-        values = _samples.evaluate(problem, inputs, drawn)
-        kept = _weights.keep(problem, inputs, values)
+        terms = _samples.evaluate(problem, inputs, drawn)
+        kept = _weights.keep(problem, inputs, terms)
         if finds:
             first = kept.argmax().astype(jnp.int32)
             sound = jax.tree.map(lambda old, new: jnp.where(found.any, old, new[first]), found.sound, drawn)
             found = _Found(found.any | kept.any(), sound)
-        return found, (jnp.where(kept[:, None] > 0, values, 0), kept)
+        return found, (jnp.where(kept[:, None] > 0, terms, 0), kept)
 
     def common(found: _Found) -> Perturbations:
         return _folding.of_first_device(problem, found.any, found.sound)
 
     nowhere = _samples.none_drawn(problem, key, inputs, empty=not finds)
     nothing = _Found(chunks.varying_like(jnp.zeros((), bool), key), nowhere)
-    sound, (values, kept) = _folding.fold(problem, step, nothing, common)
-    saved = Values(values, kept, _samples.value_at_input(problem, inputs), sound)
-    return _weights.mean(saved), saved
+    sound, (terms, kept) = _folding.fold(problem, step, nothing, common)
+    saved = Values(terms, kept, _samples.at_input(problem, inputs), sound)
+    return _samples.combined(problem, inputs, _weights.mean(saved)), saved
 
 
 def gradients_from_values(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
-    score_weights = matmul(_weights.weights(problem, inputs, saved), cotangent)
+    by_term = _weights.weights(problem, inputs, saved) * _term_cotangent(problem, inputs, cotangent)[None]
+    by_term = by_term if problem.has_credit else by_term.sum(1, keepdims=True)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
         drawn = _samples.draw(problem, key, inputs, start, count)
-        chunk = jax.lax.dynamic_slice_in_dim(score_weights, start, count)
-        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, chunk)
+        weights = problem.readers.by_coordinate(jax.lax.dynamic_slice_in_dim(by_term, start, count))
+        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
         score_sums = jax.tree.map(jnp.add, score_sums, scores)
         if any(wanted[2:]):
             kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]
             drawn = _weights.kept_samples(problem, drawn, kept, saved)
-            _, in_args = _values_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
+            _, in_args = _terms_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
 
@@ -167,11 +173,27 @@ def gradients_from_values(
 # --- parts of both -----------------------------------------------------------------------------------
 
 
+def _term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array:
+    """Returns the cotangent of the terms (num_terms,) that belongs to one of the values (num_values,)."""
+    if problem.combine is None:
+        return cotangent
+    zeros = chunks.varying_like(jnp.zeros(problem.num_terms, problem.dtype), (cotangent, inputs))
+    _, pull = jax.vjp(lambda terms: _samples.combined(problem, inputs, terms), zeros)
+    return pull(cotangent)[0]
+
+
+def _credited(problem: Problem, inputs: Inputs, cotangent: Array) -> Callable[[Array], Array]:
+    """Returns what makes of the weights of terms (..., num_terms) those of scores (..., 1 or dim)."""
+    of_terms = _term_cotangent(problem, inputs, cotangent)
+    return lambda weights: problem.readers.by_coordinate(weights * jnp.broadcast_to(of_terms, weights.shape))
+
+
 def _score_zeros(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, *, rows: tuple[int, ...]
 ) -> list[Any]:
-    pairs = zip(inputs[:2], wanted[:2], strict=True)
-    return [_folding.zeros(problem, key, *rows, leaf.size) if want else None for leaf, want in pairs]
+    sizes = [problem.dim if problem.has_credit else leaf.size for leaf in inputs[:2]]
+    pairs = zip(sizes, wanted[:2], strict=True)
+    return [_folding.zeros(problem, key, *rows, size) if want else None for size, want in pairs]
 
 
 def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:
@@ -190,21 +212,24 @@ def _gradients(inputs: Inputs, score_sums: list[Any], args_sums: tuple[Any, ...]
     x, sigma, *_ = inputs
     in_x, in_sigma = jax.tree.map(lambda sums: sums / count, score_sums)
     in_x = None if in_x is None else in_units_of_x(inputs, in_x).astype(x.dtype)
-    in_sigma = None if in_sigma is None else in_sigma.reshape(sigma.shape) / sigma
+    if in_sigma is not None:
+        in_sigma = (in_sigma if sigma.ndim else in_sigma.sum()) / sigma
     return in_x, in_sigma, *jax.tree.map(lambda sums: (sums / count).astype(sums.dtype), args_sums)
 
 
-def _values_and_args_gradients(
+def _terms_and_args_gradients(
     problem: Problem, wanted: Wanted, inputs: Inputs, drawn: Perturbations, cotangents: Array
 ) -> tuple[Array, tuple[Any, ...]]:
-    """Returns the values (count, num_values), and Σ_n ∂⟨cotangents_n, f_n⟩/∂args, pathwise."""
+    """Returns the terms (count, num_terms), and Σ_n ∂⟨cotangents_n, f_n⟩/∂args, pathwise."""
     args_wanted = (False, False, *wanted[2:])
     chosen, rest = split(args_wanted, inputs)
     if not chosen:
         return _samples.evaluate(problem, inputs, drawn), tuple(None for _ in inputs[2:])
 
-    def values_of(chosen: list[Any]) -> Array:
-        return _samples.evaluate(problem, join(args_wanted, chosen, rest), drawn)
+    def values_of(chosen: list[Any]) -> tuple[Array, Array]:
+        whole = join(args_wanted, chosen, rest)
+        terms = _samples.evaluate(problem, whole, drawn)
+        return _samples.combined(problem, whole, terms), terms
 
-    values, vjp = jax.vjp(values_of, chosen)
-    return values, spread(args_wanted, vjp(chunks.varying_like(cotangents, values))[0])[2:]
+    values, vjp, terms = jax.vjp(values_of, chosen, has_aux=True)
+    return terms, spread(args_wanted, vjp(chunks.varying_like(cotangents, values))[0])[2:]

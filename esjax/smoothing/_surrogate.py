@@ -20,7 +20,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
 
     with samples z_n, baselines b_n, x₀ and σ₀ held constant: box_n is 1 in value, and its derivatives
     are those of the density (the magic box of Foerster et al. 2018, eq. 5; the baseline is that of
-    Mao et al. 2019).
+    Mao et al. 2019). With credit it is so term by term, p being the density of what the term reads.
     """
     constant, saved = jax.lax.stop_gradient((inputs, saved))
     num_kept = saved.kept.sum()
@@ -31,15 +31,16 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
     def total_of(start: Array, own_baselines: Array, kept: Array, inputs: Inputs) -> Array:
         drawn = _samples.draw(problem, key, constant, start, own_baselines.shape[0])
         drawn = _weights.kept_samples(problem, drawn, kept, saved)
-        values = _samples.evaluate(problem, inputs, drawn)
-        box = jnp.exp(problem.perturbing.log_ratio(inputs, constant, drawn))[:, None]
-        terms = values * box + own_baselines * (1 - box)
-        return jnp.where((kept[:, None] > 0) | is_none, terms, 0).sum(0)
+        terms = _samples.evaluate(problem, inputs, drawn)
+        log_ratio = problem.perturbing.log_ratio(inputs, constant, drawn)
+        box = jnp.exp(problem.readers.by_term(log_ratio))
+        boxed = terms * box + own_baselines * (1 - box)
+        return jnp.where((kept[:, None] > 0) | is_none, boxed, 0).sum(0)
 
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:
         own_baselines = jax.lax.dynamic_slice_in_dim(baselines, start, count)
         kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
         return total + total_of(start, own_baselines, kept, inputs), None
 
-    total, _ = _folding.fold(problem, step, _folding.zeros(problem, key, problem.num_values))
-    return total / jnp.where(is_none, jnp.nan, num_kept)
+    total, _ = _folding.fold(problem, step, _folding.zeros(problem, key, problem.num_terms))
+    return _samples.combined(problem, inputs, total / jnp.where(is_none, jnp.nan, num_kept))

@@ -11,11 +11,13 @@ from esjax._core import chunks, placement, random, trees
 from esjax._core.traceable import checked
 from esjax._jaxpr.hoisting import hoisted
 from esjax.diagnostics import Report
-from esjax.smoothing import _derivatives, _options
+from esjax.samplers import Groups
+from esjax.smoothing import _derivatives, _options, _terms
 from esjax.smoothing._inputs import Args
 from esjax.smoothing._options import Functions, Options
 from esjax.smoothing._perturbing import dense
 from esjax.smoothing._problem import Problem
+from esjax.smoothing._terms import Terms
 
 Array = jax.Array
 
@@ -60,16 +62,22 @@ def _problem(
     trees.check_floating(values, "the value of fun", "return floating arrays from fun")
     dtype = trees.accumulator_dtype((wide, values))
     dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
-    groups = options.sampler(options.num_samples, dim, options.noise)
-    _options.check_groups(options, groups)
-    placement.check_fits(options.shards, options.num_samples, groups.size)
-    any_values = chunks.varying_like(jnp.zeros(num_values, dtype), data)
+    any_x, any_values = (chunks.varying_like(jnp.zeros(size, dtype), data) for size in (dim, num_values))
+    groups = _groups(options, dim)
     functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
     of_options, block, leaves, constant_args = _of_leaves(functions, consts, call, fun_consts, args)
     unflatten_x = trees.unflattener(wide)
-    evaluated, drawn = _chunks(options, groups.size, max(dim, num_values, 1))
+
+    def of_vector(z: Array, leaves: Args) -> Array:
+        return trees.flatten(block(leaves, unflatten_x(z)), dtype)
+
+    peels = of_options.transform is None
+    terms = _terms.of_block(of_vector, options.credit, any_x, num_values, leaves, peels=peels)
+    evaluated, drawn = _chunks(options, groups.size, _width(dim, terms))
     problem = Problem(
-        fun=lambda z, leaves: trees.flatten(block(leaves, unflatten_x(z)), dtype),
+        fun=terms.fun,
+        combine=terms.combine,
+        readers=terms.readers,
         perturbing=dense(of_options.draw, of_options.score),
         coefficients=of_options.coefficients,
         at_input=of_options.at_input,
@@ -86,6 +94,7 @@ def _problem(
         shards=options.shards,
         informed=informed,
         dim=dim,
+        num_terms=terms.num_terms,
         num_values=num_values,
         dtype=dtype,
     )
@@ -132,6 +141,20 @@ def _own_shapes(fun: Callable[..., Any], values: Any, wide: Any, x: Any, args: t
     """Returns the shapes and dtypes of `fun(x, *args)`, where `values` are those of the widened x."""
     is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
     return jax.eval_shape(fun, x, *args) if is_narrow else values
+
+
+def _groups(options: Options, dim: int) -> Groups:
+    """Returns the groups; raises `ValueError` where they do not fit what compares or shares them."""
+    groups = options.sampler(options.num_samples, dim, options.noise)
+    _options.check_groups(options, groups)
+    placement.check_fits(options.shards, options.num_samples, groups.size)
+    return groups
+
+
+def _width(dim: int, terms: Terms) -> int:
+    """Returns how many numbers a sample holds: its noise, its terms, and what pairs of both are gathered."""
+    pairs = terms.readers.num_pairs
+    return max(dim, terms.num_terms, pairs if pairs < terms.num_terms * dim else 0, 1)
 
 
 def _chunks(options: Options, group_size: int, width: int) -> tuple[int, int]:

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esjax.smoothing._credit import Credited
 from esjax.smoothing._groups import group_sums
 from esjax.smoothing._inputs import Inputs
 from esjax.smoothing._perturbing import Perturbations
 from esjax.smoothing._problem import Problem
+from esjax.smoothing._samples import combined
 
 Array = jax.Array
 
@@ -18,9 +20,9 @@ class Values(NamedTuple):
     """The values of all samples, where one pass is not enough.
 
     Attributes:
-        values: (num_samples, num_values), 0 where discarded.
+        values: f_n in terms (num_samples, num_terms), 0 where discarded.
         kept: (num_samples,) 1 or, where discarded, 0.
-        at_input: f(x) (num_values,), or 0 where the baseline does not ask for it.
+        at_input: f(x) in terms (num_terms,), or 0 where the baseline does not ask for it.
         sound: the perturbation of a sample that was kept, where it is asked for and some may be discarded,
             else arrays (0,) in place of its arrays.
     """
@@ -34,11 +36,11 @@ class Values(NamedTuple):
 # --- which samples are kept ---------------------------------------------------------------------------
 
 
-def keep(problem: Problem, inputs: Inputs, values: Array) -> Array:
-    """Returns (count,) 1 for each row of values (count, num_values) to keep, 0 for one to leave out."""
+def keep(problem: Problem, inputs: Inputs, terms: Array) -> Array:
+    """Returns (count,) 1 for each row of terms (count, num_terms) to keep, 0 for one to leave out."""
     if problem.discard is None:
-        return jnp.ones(values.shape[0], problem.dtype)
-    is_faulty = jax.vmap(partial(problem.discard, inputs[2:]))(values)
+        return jnp.ones(terms.shape[0], problem.dtype)
+    is_faulty = jax.vmap(partial(problem.discard, inputs[2:]))(combined(problem, inputs, terms))
     return 1 - is_faulty.astype(problem.dtype)
 
 
@@ -57,7 +59,7 @@ def kept_samples(problem: Problem, drawn: Perturbations, kept: Array, saved: Val
 
 
 def mean(saved: Values) -> Array:
-    """Returns the mean (num_values,) over the samples kept."""
+    """Returns the mean of the terms (num_terms,) over the samples kept."""
     return saved.values.sum(0) / saved.kept.sum()
 
 
@@ -65,7 +67,7 @@ def mean(saved: Values) -> Array:
 
 
 def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
-    """Returns f_n − b_n of all samples, (num_samples, num_values), 0 where discarded."""
+    """Returns f_n − b_n of all samples, term by term: (num_samples, num_terms), 0 where discarded."""
     values, kept, f_x, _ = saved
     in_group = group_sums(kept, problem.group_size)
     alone = in_group == kept.sum()  # the others are discarded: there is nothing to compare with
@@ -84,25 +86,25 @@ def weights(problem: Problem, inputs: Inputs, saved: Values) -> Array:
 
 
 def _offset(problem: Problem, saved: Values, alone: Array) -> Array:
-    """Returns what is taken off all values (num_values,) before they are compared, which float32 needs."""
+    """Returns what is taken off all values (num_terms,) before they are compared, which float32 needs."""
     if problem.at_input is not None or not problem.averages:
         return saved.at_input
     return jnp.where(alone.any(), 0, saved.values.sum(0) / saved.kept.sum())
 
 
-def partial_weights(problem: Problem, inputs: Inputs, values: Array, offset: Array, f_x: Array) -> Array:
-    """Returns the weights (2, count) of one pass over values (count,), in which Σ f is not known yet.
+def partial_weights(problem: Problem, inputs: Inputs, centred: Array, f_x: Array) -> tuple[Array, Array]:
+    """Returns the weights of one pass over terms less an offset (count, num_terms), without Σ f.
 
-    They are f_n − own S_group + rest f(x), of values less the offset, and total; see `completed`.
+    They are f_n − own S_group + rest f(x) (count, num_terms), and total (count,); see `completed`.
     """
-    centred = values - offset
-    in_group = group_sums(jnp.ones_like(values), problem.group_size)
+    in_group = group_sums(jnp.ones_like(centred[:, 0]), problem.group_size)
     own, total = coefficients(problem, inputs, in_group, problem.num_samples)
     rest = rest_at_input(problem, inputs, own, total, in_group, problem.num_samples)
-    return jnp.stack([centred - own * group_sums(centred, problem.group_size) + rest * f_x, total])
+    sums = group_sums(centred, problem.group_size)
+    return centred - own[:, None] * sums + rest[:, None] * f_x[None], total
 
 
-def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int) -> Array:
+def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int, credited: Credited) -> Array:
     """Returns Σ (f_n − b_n) s_n (size,) of the samples of one pass, from the sums (2, size) that it made.
 
         Σ (f_n − own S_group − total S) s_n = sums₀ + (shift N − S) sums₁
@@ -113,11 +115,12 @@ def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int) -> 
 
     Args:
         sums: Σ of the partial weights times scores.
-        shift: the offset of this pass less the common one, ().
-        centred_sum: S, the sum of *all* samples' values, each less the common offset, ().
+        shift: the offset of this pass less the common one, (num_terms,) or ().
+        centred_sum: S, the sum of *all* samples' values, each less the common offset, (num_terms,).
         num_samples: N.
+        credited: makes of what each term has what each score has, (num_terms,) -> (size,) or (1,).
     """
-    return sums[0] + (shift * num_samples - centred_sum) * sums[1]
+    return sums[0] + credited(shift * num_samples - centred_sum) * sums[1]
 
 
 def coefficients(problem: Problem, inputs: Inputs, in_group: Array, in_all: Any) -> tuple[Array, Array]:
@@ -143,4 +146,5 @@ def rest_at_input(
 def block_at_input(problem: Problem, inputs: Inputs, saved: Values) -> Array:
     """Returns f(x) (num_values,), evaluating it only where the baseline did not."""
     x, _, *args = inputs
-    return problem.fun(x, tuple(args)) if problem.at_input is None else saved.at_input
+    terms = problem.fun(x, tuple(args)) if problem.at_input is None else saved.at_input
+    return combined(problem, inputs, terms)

@@ -1,0 +1,85 @@
+"""Who is credited with what: which coordinates of x each term of a block reads.
+
+A coordinate's score needs the terms that read it, and no others: the rest has mean 0, and is noise. Terms are
+what a block's linear end (a sum, a mean, a product with what does not read x) is made of, so that
+
+    value = combine(terms),    g_i = E[s(ε_i) Σ_{t reads i} c_t (f_t − b_t)] / σ,    c = ∂value/∂terms
+
+Without credit every term is read as if it depended on all of x.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esjax._core.products import matmul
+
+Array = jax.Array
+Credited = Callable[[Array], Array]
+
+
+class Readers(NamedTuple):
+    """Sums along pairs (term, coordinate): static, so that JAX never traces them.
+
+    Attributes:
+        by_coordinate: `(..., num_terms) -> (..., dim)`: for each coordinate the sum over terms that read it.
+        by_term: `(..., dim) -> (..., num_terms)`: for each term the sum over coordinates that it reads.
+        num_pairs: how many pairs there are.
+        pairs: the pairs' terms and coordinates, each (num_pairs,); without credit none are listed.
+    """
+
+    by_coordinate: Credited
+    by_term: Credited
+    num_pairs: int
+    pairs: tuple[np.ndarray, np.ndarray]
+
+
+def everyone(num_terms: int, dim: int) -> Readers:
+    """Returns sums without credit, of which one stands for all: (..., 1)."""
+    return Readers(_all, _all, num_terms * dim, (np.zeros(0, np.int32), np.zeros(0, np.int32)))
+
+
+def _all(values: Array) -> Array:
+    return values if values.shape[-1] == 1 else values.sum(-1, keepdims=True)
+
+
+def readers(pattern: Any) -> Readers:
+    """Returns the sums of a sparse boolean matrix (num_terms, dim), of SciPy."""
+    listed = pattern.tocoo()
+    pairs = listed.row.astype(np.int32), listed.col.astype(np.int32)
+    return Readers(_sums(pattern.T.tocsr()), _sums(pattern.tocsr()), int(pattern.nnz), pairs)
+
+
+def _sums(rows: Any) -> Credited:
+    """Returns `(..., columns) -> (..., rows)`, the product with a sparse matrix of ones.
+
+    Rows of few entries are gathered; where there are many, a dense product is faster.
+    """
+    count, width = rows.shape
+    degrees = np.diff(rows.indptr)
+    most = int(degrees.max(initial=0))
+    if rows.nnz == count == width and most == 1 and (rows.indices == np.arange(count)).all():
+        return lambda values: values
+    if most * count > rows.nnz * 8 or most > width // 4:
+        dense = rows.toarray()
+        return lambda values: matmul(values, jnp.asarray(dense.T, values.dtype))
+    places = np.full((count, most), -1, np.int32)
+    places[np.repeat(np.arange(count), degrees), _within(degrees)] = rows.indices
+    present = places >= 0
+
+    def gathered(values: Array) -> Array:
+        taken = values[..., jnp.asarray(np.maximum(places, 0).T)]
+        if not present.all():
+            taken = jnp.where(jnp.asarray(present.T), taken, 0)
+        return taken.sum(-2) if most > 1 else taken[..., 0, :]
+
+    return gathered
+
+
+def _within(degrees: np.ndarray) -> np.ndarray:
+    """Returns 0, 1, ... within each run of the lengths `degrees`."""
+    ends = np.cumsum(degrees)
+    return np.arange(int(ends[-1]) if ends.size else 0) - np.repeat(ends - degrees, degrees)
