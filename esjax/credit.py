@@ -24,7 +24,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.flatten_util import ravel_pytree
 
-from esjax._core.check import check_count, check_key
+from esjax._core.check import check_count, check_key, check_positive
 from esjax._jaxpr import dependence
 
 __all__ = [
@@ -177,7 +177,7 @@ def blocks(size: int) -> Callable[[int, int], Pattern]:
     def pattern(num_values: int, dim: int) -> Pattern:
         from scipy import sparse
 
-        if dim % size or num_values % (dim // size):
+        if not dim or dim % size or num_values % (dim // size):
             raise ValueError(
                 f"size={size} does not divide {dim} coordinates and {num_values} values into as many blocks; "
                 "use another, or give the pattern itself"
@@ -269,10 +269,11 @@ def check(
         The pairs (value, coordinate) that are missing, sorted; none where none was found.
 
     Raises:
-        ValueError: `num_tries` is out of range, or `key` is not one key.
+        ValueError: `num_tries` or `sigma` is out of range, or `key` is not one key.
     """
     check_key(key)
     check_count("num_tries", num_tries)
+    check_positive("sigma", sigma, "changes have to change something")
     flat, unflatten = ravel_pytree(x)
 
     def values(z: Array) -> Array:

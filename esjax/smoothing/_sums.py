@@ -148,7 +148,7 @@ def gradients_from_values(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
-    by_term = _weights.weights(problem, inputs, saved) * _term_cotangent(problem, inputs, cotangent)[None]
+    by_term = _scaled(_weights.weights(problem, inputs, saved), _term_cotangent(problem, inputs, cotangent))
     by_term = by_term if problem.has_credit else by_term.sum(1, keepdims=True)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
@@ -185,7 +185,13 @@ def _term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array
 def _credited(problem: Problem, inputs: Inputs, cotangent: Array) -> Callable[[Array], Array]:
     """Returns what makes of the weights of terms (..., num_terms) those of scores (..., 1 or dim)."""
     of_terms = _term_cotangent(problem, inputs, cotangent)
-    return lambda weights: problem.readers.by_coordinate(weights * jnp.broadcast_to(of_terms, weights.shape))
+    return lambda weights: problem.readers.by_coordinate(_scaled(weights, of_terms))
+
+
+def _scaled(weights: Array, of_terms: Array) -> Array:
+    """Returns weights (..., num_terms) times slopes (num_terms,), 0 where a slope is 0 and a weight NaN."""
+    slopes = jnp.broadcast_to(of_terms, weights.shape)
+    return jnp.where(slopes == 0, 0, weights * slopes)
 
 
 def _score_zeros(

@@ -50,16 +50,19 @@ def of_block(block: Block, credit: Credit, x: Array, num_values: int, leaves: Ar
         return whole
     program = jax.make_jaxpr(block)(x, leaves)
     is_x = [number == 0 for number in range(len(program.in_avals))]
-    if program.effects or not num_values:
-        return whole
-    if not (credit.peels and peels):
+    if program.effects or not (credit.peels and peels and num_values):
         pattern = credit.reads(program, is_x, num_values, x.size)
-        return whole if pattern is None else whole._replace(readers=_credit.readers(pattern))
+        return whole if _is_whole(pattern) else whole._replace(readers=_credit.readers(pattern))
     peeled = peeling.peel(program, is_x)
     pattern = credit.reads(peeled.terms, is_x, peeled.num_terms, x.size)
-    if pattern is None:
+    if _is_whole(pattern):
         return whole
     return Terms(*_functions(peeled, x.dtype), _credit.readers(pattern), peeled.num_terms)
+
+
+def _is_whole(pattern: Any) -> bool:
+    """Whether everything reads everything."""
+    return pattern is None or pattern.nnz == pattern.shape[0] * pattern.shape[1]
 
 
 def _functions(peeled: peeling.Peeled, dtype: Any) -> tuple[Block, Callable[[Args, Array], Array]]:
