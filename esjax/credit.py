@@ -4,8 +4,7 @@
 
 for a loss with slopes c_o in the values, or in the terms of a block that ends in a sum or a mean. Values that
 do not read coordinate i add nothing but noise to its gradient; without them, the error no longer grows with
-the length of x. *Reading* is dependence of values, not of derivatives: a comparison reads, and so does an
-index.
+the length of x. *Reading* is dependence of values, not of derivatives: comparisons and indices read.
 
 | credit | pattern |
 |---|---|

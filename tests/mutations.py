@@ -396,8 +396,8 @@ MUTATIONS = [
     Mutation(
         "credit to coordinates that a term does not read",
         "smoothing/_credit.py",
-        "return Readers(_sums(pattern.T.tocsr()), _sums(pattern.tocsr()), int(pattern.nnz), pairs)",
-        "return Readers(_sums(pattern.T.tocsr()[::-1]), _sums(pattern.tocsr()), int(pattern.nnz), pairs)",
+        "return Readers(_adding(pattern.T.tocsr()), _adding(pattern.tocsr()), int(pattern.nnz), pairs)",
+        "return Readers(_adding(pattern.T.tocsr()[::-1]), _adding(pattern.tocsr()), int(pattern.nnz), pairs)",
         "test_credit.py",
     ),
     Mutation(
@@ -1138,15 +1138,15 @@ MUTATIONS = [
     Mutation(
         "an item among its own rivals",
         "exact/_places.py",
-        "return product * total(gains * pdf / factors)",
-        "return product * total(gains * pdf)",
+        "return product * long_sum(gains * pdf / factors, 0)",
+        "return product * long_sum(gains * pdf, 0)",
         "test_exact_ranks.py",
     ),
     Mutation(
         "average precision that counts an item twice",
         "exact/_places.py",
-        "        return product * ((1 + total(share)) * total(one) - total(one * share))",
-        "        return product * (1 + total(share)) * total(one)",
+        "        return product * ((1 + long_sum(share, 0)) * long_sum(one, 0) - long_sum(one * share, 0))",
+        "        return product * (1 + long_sum(share, 0)) * long_sum(one, 0)",
         "test_exact_ranks.py",
     ),
     Mutation(
@@ -1180,8 +1180,8 @@ MUTATIONS = [
     Mutation(
         "the slope of pairs with the wrong sign",
         "exact/_pair_integrals.py",
-        "return found + 2 * (at * total(v * pdf * z_dot)",
-        "return found - 2 * (at * total(v * pdf * z_dot)",
+        "return found + 2 * (at * long_sum(v * pdf * z_dot, 0)",
+        "return found - 2 * (at * long_sum(v * pdf * z_dot, 0)",
         "test_exact_pairs.py",
     ),
 ]

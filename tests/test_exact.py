@@ -299,7 +299,7 @@ def test_leading_axes_vmap_and_chunks_are_a_loop(monkeypatch):
     each = [both(*one) for one in zip(logits, labels, sigmas, strict=True)]
     mapped = jax.jit(jax.vmap(both))(logits, labels, sigmas)
     for block in (2**18, 1):
-        monkeypatch.setattr(esjax.exact._argmax_integrals, "_BLOCK_FLOATS", block)
+        monkeypatch.setattr(esjax.exact._batches, "BLOCK_FLOATS", block)
         together = jax.jit(jax.value_and_grad(lambda x, s: exact.accuracy(x, labels, s).sum(), (0, 1)))
         value, gradients = together(logits, sigmas)
         np.testing.assert_allclose(value, sum(v for v, _ in each), rtol=1e-6)

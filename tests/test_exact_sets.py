@@ -345,7 +345,7 @@ def test_vmap_scan_and_chunks_are_a_loop(monkeypatch):
     for apply in several.values():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), apply(), loop)
     jax.clear_caches()
-    monkeypatch.setattr(esjax.exact._argmax_integrals, "_BLOCK_FLOATS", 1)
+    monkeypatch.setattr(esjax.exact._batches, "BLOCK_FLOATS", 1)
     monkeypatch.setattr(_count_laws, "_BLOCK_FLOATS", 300)
     monkeypatch.setattr(esjax.exact._counting, "_GRID_FLOATS", 100)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), several["scan"](), loop)

@@ -1,4 +1,4 @@
 """What every room may use: checks, trees, chunks, products, random numbers, derivative rules.
 
-It imports JAX only.
+It imports JAX and NumPy only.
 """

@@ -79,7 +79,7 @@ def local_expectation(
             `estimator=functools.partial(esjax.decisions.local_expectation, coordinates=c)`.
 
     Raises:
-        ValueError: `num_samples` is None; `coordinates` is not in [1, C]; or it takes 2³¹ evaluations.
+        ValueError: `num_samples` is None; `coordinates` is not in [1, C]; or it takes ≥ 2³¹ evaluations.
     """
     count = _needed(num_samples, "local_expectation", least=1)
     chosen_count = _chosen(coordinates, law.num_coordinates)

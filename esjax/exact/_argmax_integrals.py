@@ -5,7 +5,7 @@ Examples are computed a few at a time, so that a block of examples × nodes × c
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from esjax._core.chunks import varying_like
 from esjax._core.products import einsum
 from esjax._core.rules import with_rule
+from esjax.exact import _batches
+from esjax.exact._batches import by_rows, flattened_under_vmap
 from esjax.exact._quadrature import (
     best_and_hazard,
     cdf,
@@ -29,42 +31,6 @@ Array = jax.Array
 
 FAR = 60.0
 """Scores are clipped to ±60 σ: there, Φ is 1 and φ is 0 even in float64, so that nothing is lost."""
-
-_BLOCK_FLOATS = 2**18
-"""Examples × nodes × classes held at once, at least one example: 1 MB in float32, what the cache holds."""
-
-
-# --- many examples -----------------------------------------------------------------------------------
-
-
-def by_rows(function: Callable[..., Any], floats: int, *arrays: Array) -> Any:
-    """Applies `function`, batched over one axis, to arrays (..., K), a few examples at a time.
-
-    `floats` is how many numbers one example takes meanwhile.
-    """
-    batch = arrays[0].shape[:-1]
-    flat = tuple(array.reshape(-1, array.shape[-1]) for array in arrays)
-
-    def one(row: tuple[Array, ...]) -> Any:
-        return jax.tree.map(lambda leaf: leaf[0], function(*(array[None] for array in row)))
-
-    at_once = max(_BLOCK_FLOATS // floats, 1)
-    all_at_once = at_once >= flat[0].shape[0]
-    results = function(*flat) if all_at_once else jax.lax.map(one, flat, batch_size=at_once)
-    return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), results)
-
-
-def _flattened_under_vmap(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """Returns `function`, batched over leading axes, so that `jax.vmap` only adds one more of them."""
-    apply = jax.custom_batching.custom_vmap(function)
-
-    @apply.def_vmap
-    def rule(axis_size: int, in_batched: Any, t: Array) -> Any:
-        del axis_size, in_batched
-        results = apply(t)
-        return results, jax.tree.map(lambda _: True, results)
-
-    return cast(Callable[[Array], Any], apply)
 
 
 # --- one label ---------------------------------------------------------------------------------------
@@ -102,7 +68,7 @@ def win(num_nodes: int | None, t: Array) -> Array:
     The tangent is linear, −slopes · ṫ, and the slopes are its only residual: O(B K) memory. Higher
     orders are those of the quadrature.
     """
-    value, slopes = _flattened_under_vmap(partial(_integrate, num_nodes))(jax.lax.stop_gradient(t))
+    value, slopes = flattened_under_vmap(partial(_integrate, num_nodes))(jax.lax.stop_gradient(t))
     return with_rule(value, partial(_win_dot, num_nodes), (t, slopes))
 
 
@@ -130,7 +96,7 @@ def _sum_over_nodes(function: Callable[[Array, Array], Array], num_nodes: int, s
         best, hazard = best_and_hazard(u[None, :, None] - s[:, None, :])
         return total + function(best * spacing, hazard), None
 
-    at_once = max(_BLOCK_FLOATS // s.shape[-1], 1)
+    at_once = max(_batches.BLOCK_FLOATS // s.shape[-1], 1)
     total = varying_like(jnp.zeros_like(s), s)
     if at_once >= u.size:
         return add(total, u)[0]

@@ -18,7 +18,7 @@ import numpy as np
 from esjax._core.chunks import varying_like
 from esjax._core.products import einsum
 from esjax._core.rules import with_rule
-from esjax.exact._ratios import long_sum
+from esjax.exact._batches import long_sum
 
 Array = jax.Array
 

@@ -14,6 +14,7 @@ import numpy as np
 from esjax._core import placement
 from esjax._core.arrays import divided
 from esjax.exact import _count_laws, _ratios
+from esjax.exact._batches import long_sum
 
 Array = jax.Array
 Formula = Callable[..., Array]
@@ -49,7 +50,7 @@ def jaccard(p: Array, is_actual: Array) -> Array:
 
 def recall(p: Array, is_actual: Array) -> Array:
     """Returns E[TP] / P (C,)."""
-    return divided(_ratios.long_sum(jnp.where(is_actual, p, 0)), _count(is_actual, p))
+    return divided(long_sum(jnp.where(is_actual, p, 0)), _count(is_actual, p))
 
 
 def jaccard_of_classes(p: Array, is_counted: Array) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 
 from esjax._core.chunks import varying_like
 from esjax._core.rules import with_rule
-from esjax.exact._argmax_integrals import by_rows
+from esjax.exact._batches import by_rows, flattened_under_vmap
 from esjax.noise import Noise, gumbel, normal
 
 Array = jax.Array
@@ -236,24 +236,8 @@ def integral(
     others = (found.far, nodes.spacing[None], nodes.num[None], *constants)
     others = jax.lax.stop_gradient(others)
     arrays = (*jax.lax.stop_gradient(inputs), *others)
-    value, slopes = _flattened_under_vmap(partial(_rows, grid, integrand, len(inputs)))(*arrays)
+    value, slopes = flattened_under_vmap(partial(_rows, grid, integrand, len(inputs)))(*arrays)
     return with_rule(value, _value_dot(grid, integrand), (inputs, slopes, others))
-
-
-def _flattened_under_vmap(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function`, batched over leading axes, so that `jax.vmap` only adds one more of them."""
-    apply = jax.custom_batching.custom_vmap(function)
-
-    @apply.def_vmap
-    def rule(axis_size: int, in_batched: Any, *arrays: Array) -> Any:
-        whole = (
-            array if is_batched else jnp.broadcast_to(array[None], (axis_size, *array.shape))
-            for array, is_batched in zip(arrays, in_batched, strict=True)
-        )
-        results = apply(*whole)
-        return results, jax.tree.map(lambda _: True, results)
-
-    return apply
 
 
 def _rows(grid: Grid, integrand: Integrand, num_inputs: int, *arrays: Array) -> tuple[Array, Any]:

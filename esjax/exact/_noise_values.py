@@ -1,4 +1,4 @@
-"""Density, distribution function and tail of a noise, with derivatives by rules, and sums over items."""
+"""Density, distribution function and tail of a noise, with derivatives by rules."""
 
 import math
 from functools import lru_cache
@@ -57,13 +57,3 @@ def _pdf_dot(noise: Noise) -> Any:
         return -_with_slope(noise, z, pdf) * noise.score(jnp.maximum(z, -40.0)) * z_dot
 
     return dot
-
-
-def total(x: Array) -> Array:
-    """Returns the sum over items, the first axis, in two steps: 10⁵ float32 in one would lose digits."""
-    size = x.shape[0]
-    inner = math.isqrt(size)
-    if inner < 16:
-        return x.sum(0)
-    whole = size - size % inner
-    return x[:whole].reshape(inner, -1, *x.shape[1:]).sum(0).sum(0) + x[whole:].sum(0)

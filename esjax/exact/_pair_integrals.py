@@ -14,9 +14,10 @@ import numpy as np
 
 from esjax._core.rules import with_rule
 from esjax.exact import _lists
+from esjax.exact._batches import long_sum
 from esjax.exact._grid import Grid, Integrand, integral, window
 from esjax.exact._lists import List
-from esjax.exact._noise_values import pdf_cdf_tail, total
+from esjax.exact._noise_values import pdf_cdf_tail
 from esjax.noise import Noise, gumbel, logistic, normal
 
 Array = jax.Array
@@ -42,7 +43,7 @@ def of_all(noise: Noise) -> Integrand:
 
     def value(z: Array, w: Array, v: Array) -> Array:
         pdf, cdf, tail = pdf_cdf_tail(noise, z)
-        return total(w * pdf) * total(v * (cdf - tail))
+        return long_sum(w * pdf, 0) * long_sum(v * (cdf - tail), 0)
 
     def dot(inputs: Any, tangents: Any) -> Array:
         (z, w, v), (z_dot, *moved) = inputs, tangents
@@ -50,8 +51,8 @@ def of_all(noise: Noise) -> Integrand:
         found = _of_weights(value, (z, w, v), moved)
         if z_dot is None:
             return found
-        at, pulled = total(w * pdf), total(w * pdf * z_dot)
-        return found + 2 * (at * total(v * pdf * z_dot) - pulled * total(v * pdf))
+        at, pulled = long_sum(w * pdf, 0), long_sum(w * pdf * z_dot, 0)
+        return found + 2 * (at * long_sum(v * pdf * z_dot, 0) - pulled * long_sum(v * pdf, 0))
 
     return lambda z, weights, _: _with_rule(value, dot, z, *weights)
 
@@ -67,7 +68,7 @@ def of_those_before(noise: Noise) -> Integrand:
 
     def value(z: Array, w: Array, before: Array) -> Array:
         pdf, cdf, tail = pdf_cdf_tail(noise, z)
-        return total(w * pdf * _sum_before(cdf - tail, before))
+        return long_sum(w * pdf * _sum_before(cdf - tail, before), 0)
 
     def dot(inputs: Any, tangents: Any) -> Array:
         (z, w, before), (z_dot, w_dot, _) = inputs, tangents
@@ -76,7 +77,7 @@ def of_those_before(noise: Noise) -> Integrand:
         if z_dot is None:
             return found
         moved = _sum_before(pdf * z_dot, before) - z_dot * _sum_before(pdf, before)
-        return found + 2 * total(w * pdf * moved)
+        return found + 2 * long_sum(w * pdf * moved, 0)
 
     return integrand
 

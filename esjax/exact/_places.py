@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esjax.exact._batches import long_sum
 from esjax.exact._grid import Grid, Places, Window, over_nodes, shared, window
-from esjax.exact._noise_values import pdf_cdf_tail, total
+from esjax.exact._noise_values import pdf_cdf_tail
 from esjax.exact._top_k_integrals import _product
 from esjax.noise import Noise, gumbel
 
@@ -37,7 +38,7 @@ def up_to(noise: Noise, discounts: tuple[float, ...], z: Array, weights: Any, co
     direction = gains * pdf
     counts = _law_in_direction(len(discounts), below, above, direction)
     worth = jnp.asarray(discounts, z.dtype).reshape((-1,) + (1,) * (z.ndim - 1))
-    return jnp.exp(total(log_scale)) * (worth * counts).sum(0)
+    return jnp.exp(long_sum(log_scale, 0)) * (worth * counts).sum(0)
 
 
 def _law_in_direction(k: int, below: Array, above: Array, direction: Array) -> Array:
@@ -74,7 +75,7 @@ def of_each(noise: Noise, k: int, z: Array) -> Array:
     """Returns f_c P(N_{−c} = r − 1) (n, k, lists, nodes) for all items and places r ≤ k."""
     pdf, below, above, log_scale = _bits(noise, z)
     others = _coefficients_without(k, below, above)
-    return jnp.moveaxis(others, 0, 1) * (pdf * jnp.exp(total(log_scale))[None])[:, None]
+    return jnp.moveaxis(others, 0, 1) * (pdf * jnp.exp(long_sum(log_scale, 0))[None])[:, None]
 
 
 def _bits(noise: Noise, z: Array) -> tuple[Array, Array, Array, Array]:
@@ -159,7 +160,7 @@ def everywhere(noise: Noise, discount: str, z: Array, weights: Any, constants: A
 
     def term(x: Array) -> Array:
         factors, product = _product_of(cdf, tail, passed, x)
-        return product * total(gains * pdf / factors)
+        return product * long_sum(gains * pdf / factors, 0)
 
     return _over_terms(term, discount, z)
 
@@ -177,7 +178,7 @@ def precisions(noise: Noise, z: Array, weights: Any, constants: Any) -> Array:
     def term(x: Array) -> Array:
         factors, product = _product_of(cdf, tail, tail, x)
         one, share = gains * pdf / factors, relevant * tail * x / factors
-        return product * ((1 + total(share)) * total(one) - total(one * share))
+        return product * ((1 + long_sum(share, 0)) * long_sum(one, 0) - long_sum(one * share, 0))
 
     return _over_terms(term, "reciprocal", z)
 
@@ -189,7 +190,7 @@ def _product_of(cdf: Array, tail: Array, passed: Array, x: Array) -> tuple[Array
     lost = tail - passed * x
     small = lost < 0.5
     log = jnp.where(small, jnp.log1p(-jnp.where(small, lost, 0)), jnp.log(jnp.where(small, 1, factors)))
-    return factors, jnp.exp(total(log))
+    return factors, jnp.exp(long_sum(log, 0))
 
 
 def _over_terms(term: Any, discount: str, z: Array) -> Array:
@@ -255,9 +256,9 @@ def nodes(how: Grid, k: int | None, found: Places, needed: Array) -> Window:
     def sharpness(u: Array) -> Array:
         z = (u[None] - found.far[:, None, None]) - found.near[:, None, None]
         pdf, cdf, tail = pdf_cdf_tail(how.noise, z)
-        mean, variance = total(tail), total(cdf * tail)
+        mean, variance = long_sum(tail, 0), long_sum(cdf * tail, 0)
         spread = variance + mean**2 / 4 if is_smooth else variance
-        rate = total(pdf) ** 2 / (spread + np.finfo(dtype).tiny)
+        rate = long_sum(pdf, 0) ** 2 / (spread + np.finfo(dtype).tiny)
         return jnp.where(mean < k + 5 * jnp.sqrt(variance), rate, 0).max(-1)
 
     sharpest = over_nodes(

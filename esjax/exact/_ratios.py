@@ -13,7 +13,7 @@ import numpy as np
 
 from esjax._core.products import einsum
 from esjax._core.rules import with_rule
-from esjax.exact._argmax_integrals import by_rows
+from esjax.exact._batches import by_rows, long_sum
 
 Array = jax.Array
 
@@ -24,9 +24,6 @@ quadrature leaves, of a value or relative to a gradient's norm, are below 2e-7 a
 
 _DEGREE = 4
 """Of s = v⁴, which has no kink at v = 0 to speak of where s^power has one."""
-
-_RUN = 256
-"""Terms that are summed one by one."""
 
 
 class _Nodes(NamedTuple):
@@ -59,14 +56,6 @@ def _nodes(degree: int, count: Array) -> _Nodes:
     x = h if degree == 1 else h * (1 + v) * (1 + v * v)  # 1 − v⁴
     s = v**degree
     return _Nodes(x, s, _log_kept(x, s), reach * weights * degree * v ** (degree - 1))
-
-
-def long_sum(terms: Array) -> Array:
-    """Returns the sum over the last axis, in two steps: 1e5 terms of float32 in one would lose two digits."""
-    if terms.shape[-1] <= _RUN:
-        return terms.sum(-1)
-    padded = jnp.pad(terms, [(0, 0)] * (terms.ndim - 1) + [(0, -terms.shape[-1] % _RUN)])
-    return padded.reshape(*terms.shape[:-1], -1, _RUN).sum(-1).sum(-1)
 
 
 def _log_kept(lost: Array, kept: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax._core.products import einsum
-from esjax.exact._argmax_integrals import by_rows
+from esjax.exact._batches import by_rows
 from esjax.exact._quadrature import log_cdf_and_hazard, log_pdf, num_nodes_over, trapezoid, window
 
 Array = jax.Array

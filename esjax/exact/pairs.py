@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from esjax._core.arrays import as_floating, as_ordered, check_known, divided, mask_like, same_length
 from esjax.exact import _lists
+from esjax.exact._batches import long_sum
 from esjax.exact._lists import List
-from esjax.exact._noise_values import total
 from esjax.exact._pair_integrals import expected_sign, of_all, of_those_before
 from esjax.noise import Noise, normal
 
@@ -144,8 +144,7 @@ def _kendall_tau(noise: Noise, items: List, targets: Array) -> Array:
     counted = items.mask.astype(before.dtype)
     size, pairs = counted.sum(), (before * counted).sum()
     norm = jnp.sqrt(size * (size - 1) / 2) * jnp.sqrt(pairs)
-    tau = expected_sign(noise, of_those_before, items, (divided(counted, norm),), (before,))
-    return tau
+    return expected_sign(noise, of_those_before, items, (divided(counted, norm),), (before,))
 
 
 def spearman_rho(scores: Any, targets: Any, sigma: Any, *, mask: Any = None, noise: Noise = normal) -> Array:
@@ -179,7 +178,7 @@ def _spearman_rho(noise: Noise, items: List, targets: Array) -> Array:
     counted = items.mask.astype(before.dtype)
     size = counted.sum()
     ranks = counted * ((before + after) - size) / jnp.maximum(size, 1)  # from the mean, in units of n / 2
-    spread = jnp.sqrt(total(ranks**2) * jnp.maximum(size, 1) / 3 * (1 - 1 / jnp.maximum(size, 1) ** 2))
+    spread = jnp.sqrt(long_sum(ranks**2, 0) * jnp.maximum(size, 1) / 3 * (1 - 1 / jnp.maximum(size, 1) ** 2))
     rho = expected_sign(noise, of_all, items, (divided(ranks, spread), _shares(counted)))
     return rho
 

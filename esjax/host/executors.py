@@ -236,7 +236,7 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def _interruptible(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls `fn` in a worker; Ctrl-C ends the call, unless `fn` has a handler of its own, not the worker."""
+    """Calls `fn` in a worker; Ctrl-C ends the call and not the worker, unless `fn` handles it itself."""
     if signal.getsignal(signal.SIGINT) is not _ignore:
         return _call(fn, args, kwargs)
     signal.signal(signal.SIGINT, signal.default_int_handler)

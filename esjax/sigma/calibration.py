@@ -26,10 +26,10 @@ class Optimizer(Protocol):
     """
 
     @property
-    def init(self) -> Callable[..., Any]: ...  # noqa: D102  # told in the class
+    def init(self) -> Callable[..., Any]: ...  # noqa: D102  # described in the class
 
     @property
-    def update(self) -> Callable[..., Any]: ...  # noqa: D102  # told in the class
+    def update(self) -> Callable[..., Any]: ...  # noqa: D102  # described in the class
 
 
 class Calibration(NamedTuple):

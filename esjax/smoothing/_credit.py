@@ -50,10 +50,10 @@ def readers(pattern: Any) -> Readers:
     """Returns the sums of a sparse boolean matrix (num_terms, dim), of SciPy."""
     listed = pattern.tocoo()
     pairs = listed.row.astype(np.int32), listed.col.astype(np.int32)
-    return Readers(_sums(pattern.T.tocsr()), _sums(pattern.tocsr()), int(pattern.nnz), pairs)
+    return Readers(_adding(pattern.T.tocsr()), _adding(pattern.tocsr()), int(pattern.nnz), pairs)
 
 
-def _sums(rows: Any) -> Credited:
+def _adding(rows: Any) -> Credited:
     """Returns `(..., columns) -> (..., rows)`, the product with a sparse matrix of ones.
 
     Rows of few entries are gathered; where there are many, a dense product is faster.

@@ -41,10 +41,9 @@ def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report 
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
-        terms = _samples.evaluate(problem, inputs, _samples.draw(problem, key, inputs, start, count))
-        kept = _weights.keep(problem, inputs, terms)
-        total = total + jnp.where(kept[:, None] > 0, terms, 0).sum(0)
-        return (total, num_kept + kept.sum()), None
+        drawn = _samples.draw(problem, key, inputs, start, count)
+        terms, kept = _weights.kept_terms(problem, inputs, drawn)
+        return (total + terms.sum(0), num_kept + kept.sum()), None
 
     zeros = partial(_folding.zeros, problem, key)
     (total, num_kept), _ = _folding.fold(problem, step, (zeros(problem.num_terms), zeros()))
@@ -68,11 +67,11 @@ def pull_back(
 
     It does not evaluate f again, except for gradients in args where values were saved.
     """
-    held, saved, weights = jax.lax.stop_gradient((inputs, saved, cotangent))
+    held, saved, factors = jax.lax.stop_gradient((inputs, saved, cotangent))
     if _sums.one_pass(problem):
-        gradients = jax.tree.map(lambda gradient: weights[0].astype(gradient.dtype) * gradient, saved)
+        gradients = jax.tree.map(lambda gradient: factors[0].astype(gradient.dtype) * gradient, saved)
     else:
-        gradients = _sums.gradients_from_values(problem, wanted, key, held, saved, weights)
+        gradients = _sums.gradients_from_values(problem, wanted, key, held, saved, factors)
     return with_rule(gradients, partial(_gradients_dot, problem, wanted), (key, inputs, cotangent))
 
 

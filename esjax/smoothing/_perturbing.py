@@ -1,7 +1,7 @@
 """How x is perturbed, and all that an estimator asks of the noise: a protocol, and dense noise.
 
-An estimator holds perturbations as a pytree, whose leaves begin with the axis of samples, and only this
-module looks inside. A mask, or noise of low rank, would be another `Perturbing`.
+An estimator holds perturbations as a pytree, whose leaves begin with the axis of samples, and does not look
+inside. Noise of low rank is another `Perturbing`.
 """
 
 from collections.abc import Callable

@@ -30,11 +30,11 @@ def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int)
         else jax.lax.map(draw_group, groups)
     )
     drawn = jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
-    return _made_once(drawn)
+    return _made_once(drawn) if problem.has_credit else drawn
 
 
 def _made_once(drawn: Perturbations) -> Perturbations:
-    """Returns the same; without it, XLA makes them again for each of their uses."""
+    """Returns the same; without it, XLA makes them again for each use, of which credit has several."""
     barrier: Any = jax.lax.optimization_barrier  # JAX gives it no types
     return barrier(drawn)
 

@@ -126,13 +126,12 @@ def value_and_values(
 
     def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
         drawn = _samples.draw(problem, key, inputs, start, count)
-        terms = _samples.evaluate(problem, inputs, drawn)
-        kept = _weights.keep(problem, inputs, terms)
+        terms, kept = _weights.kept_terms(problem, inputs, drawn)
         if finds:
             first = kept.argmax().astype(jnp.int32)
             sound = jax.tree.map(lambda old, new: jnp.where(found.any, old, new[first]), found.sound, drawn)
             found = _Found(found.any | kept.any(), sound)
-        return found, (jnp.where(kept[:, None] > 0, terms, 0), kept)
+        return found, (terms, kept)
 
     def common(found: _Found) -> Perturbations:
         return _folding.of_first_device(problem, found.any, found.sound)

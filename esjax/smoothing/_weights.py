@@ -11,7 +11,7 @@ from esjax.smoothing._groups import group_sums
 from esjax.smoothing._inputs import Inputs
 from esjax.smoothing._perturbing import Perturbations
 from esjax.smoothing._problem import Problem
-from esjax.smoothing._samples import combined
+from esjax.smoothing._samples import combined, evaluate
 
 Array = jax.Array
 
@@ -42,6 +42,13 @@ def keep(problem: Problem, inputs: Inputs, terms: Array) -> Array:
         return jnp.ones(terms.shape[0], problem.dtype)
     is_faulty = jax.vmap(partial(problem.discard, inputs[2:]))(combined(problem, inputs, terms))
     return 1 - is_faulty.astype(problem.dtype)
+
+
+def kept_terms(problem: Problem, inputs: Inputs, drawn: Perturbations) -> tuple[Array, Array]:
+    """Evaluates samples: their terms (count, num_terms), 0 where discarded, and `keep` of these (count,)."""
+    terms = evaluate(problem, inputs, drawn)
+    kept = keep(problem, inputs, terms)
+    return jnp.where(kept[:, None] > 0, terms, 0), kept
 
 
 def kept_samples(problem: Problem, drawn: Perturbations, kept: Array, saved: Values) -> Perturbations:
