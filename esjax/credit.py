@@ -8,7 +8,7 @@ the length of x. *Reading* is dependence of values, not of derivatives: comparis
 
 | credit | pattern |
 |---|---|
-| `auto` | traced, where that is quick and at least half of all pairs drop out |
+| `auto`, the default of `smooth` | traced, where that is quick and at least half of all pairs drop out |
 | `traced` | found in the block's program; warns where nothing was found |
 | `declared(reads)` | yours, for programs on the host and for what tracing cannot see |
 | `none` | every value reads all of x |
@@ -63,6 +63,8 @@ class Credit(NamedTuple):
 _MOST_PAIRS_PER_INPUT = 64
 """Pairs for each coordinate of x, of which sums are still quick beside evaluations."""
 _MOST_TERMS_PER_INPUT = 16
+_MOST_PAIRS_ON_THE_WAY = 2**21
+"""Of all values that lead to the terms; beyond, a tenth of a second would be gone."""
 _QUICK_EQUATIONS = 2_000
 """A fifth of a second."""
 
@@ -75,7 +77,8 @@ def _quick(program: ClosedJaxpr, is_x: Sequence[bool], num_values: int, dim: int
     if min(dim, num_values) < 2 or num_values > _MOST_TERMS_PER_INPUT * dim:
         return None
     most = _MOST_PAIRS_PER_INPUT * max(dim, num_values)
-    found = dependence.reads(program, is_x, most_pairs=4 * most, most_equations=_QUICK_EQUATIONS).pattern
+    most_pairs = min(4 * most, _MOST_PAIRS_ON_THE_WAY)
+    found = dependence.reads(program, is_x, most_pairs=most_pairs, most_equations=_QUICK_EQUATIONS).pattern
     few = found is not None and found.nnz <= min(most, num_values * dim // 2)
     return found if few else None
 

@@ -44,6 +44,8 @@ class Report(NamedTuple):
         value_error: standard error of the value F̂, Euclidean over several values.
         gradient_norm: ‖ĝ‖, noise and all.
         gradient_error: standard error of ĝ, √(E‖ĝ − ∇F‖²).
+        share_credited: share of all pairs of a term (or value) and a coordinate in which the one may read the
+            other, so that it is credited to its noise (`esjax.credit`): 1 without credit.
     """
 
     num_samples: Array
@@ -54,6 +56,7 @@ class Report(NamedTuple):
     value_error: Array
     gradient_norm: Array
     gradient_error: Array
+    share_credited: Array
 
     @property
     def signal(self) -> Array:
@@ -102,6 +105,8 @@ class Report(NamedTuple):
             ("cosine between halves", f"{self.cosine:.3g}"),
             ("samples for signal-to-noise 1", f"{self.num_samples_for(1.0):.0f}"),
         ]
+        if self.share_credited < 1:
+            lines.append(("pairs of term and coordinate credited", f"{self.share_credited:.2%}"))
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
@@ -178,6 +183,7 @@ def combined(reports: Report, *, axis: int | None = None) -> Report:
         value_error=root_of_sum(reports.value_error),
         gradient_norm=root_of_sum(reports.gradient_norm),
         gradient_error=root_of_sum(reports.gradient_error),
+        share_credited=reports.share_credited.mean(axis),
     )
 
 

@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "second derivatives without the box",
         "smoothing/_surrogate.py",
-        "boxed = terms * box + own_baselines * (1 - box)",
-        "boxed = terms * jax.lax.stop_gradient(box) + 0 * own_baselines",
+        "jnp.where(counts, terms, 0) * box + jnp.where(counts, own_baselines, 0) * (1 - box)",
+        "terms * jax.lax.stop_gradient(box) + 0 * own_baselines",
         "test_smoothing.py test_unbiased.py",
     ),
     Mutation(
@@ -340,7 +340,7 @@ MUTATIONS = [
     Mutation(
         "slopes of terms forgotten in two passes",
         "smoothing/_sums.py",
-        "_scaled(_weights.weights(problem, inputs, saved), _term_cotangent(problem, inputs, cotangent))",
+        "_scaled(_weights.weights(problem, inputs, saved), of_terms)",
         "_weights.weights(problem, inputs, saved)",
         "test_credit.py",
     ),
@@ -361,15 +361,15 @@ MUTATIONS = [
     Mutation(
         "terms gathered past a row's end",
         "smoothing/_credit.py",
-        "    present = places >= 0",
-        "    present = places >= -1",
+        "is_there = by_column[jnp.asarray(np.maximum(at, 0))], at >= 0",
+        "is_there = by_column[jnp.asarray(np.maximum(at, 0))], at >= -1",
         "test_credit.py",
     ),
     Mutation(
         "a report without the slopes of terms",
         "smoothing/_report.py",
-        "by_coordinate(weights[:, None] * slopes[None])",
-        "by_coordinate(weights[:, None] * jnp.ones_like(slopes)[None])",
+        "jnp.where(slopes == 0, 0, weights[:, None] * slopes)",
+        "weights[:, None] * jnp.ones_like(slopes)",
         "test_credit.py",
     ),
     Mutation(
@@ -405,6 +405,27 @@ MUTATIONS = [
         "smoothing/_sums.py",
         "return lambda weights: problem.readers.by_coordinate(_scaled(weights, of_terms))",
         "return lambda weights: problem.readers.by_coordinate(weights)",
+        "test_credit.py",
+    ),
+    Mutation(
+        "diagonals past a row's end",
+        "smoothing/_credit.py",
+        "(shifted if at.all() else jnp.where(jnp.asarray(at), shifted, 0))",
+        "shifted",
+        "test_credit.py",
+    ),
+    Mutation(
+        "second derivatives of terms that a mask leaves out",
+        "smoothing/_surrogate.py",
+        "jnp.where(counts, terms, 0) * box",
+        "terms * box",
+        "test_credit.py",
+    ),
+    Mutation(
+        "samples that carry the gradient without the slopes of terms",
+        "smoothing/_report.py",
+        "weights**2 * (slopes**2).sum(0)[None]",
+        "weights**2",
         "test_credit.py",
     ),
     Mutation(

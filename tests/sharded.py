@@ -53,6 +53,7 @@ def gradients(fun, num_devices, **options):
 CASES = {
     "one value": (one, {}),
     "several values": (many, {}),
+    "without credit": (one, {"credit": esjax.credit.none}),
     "iid in chunks, with a rest": (one, {"sampler": esjax.samplers.iid, "chunk_size": 24}),
     "no baseline": (one, {"baseline": esjax.baselines.none}),
     "at input": (one, {"baseline": esjax.baselines.at_input}),
@@ -80,12 +81,13 @@ def host_block(num_devices):
     return [*found, [block.log.evaluations]]
 
 
-def program(num_devices):
-    """Returns the compiled program of value and gradient, D = 10,000."""
+def program(num_devices, credit):
+    """Returns the compiled program of value and gradient, D = 10,000, whose 10,000 terms credit tells."""
     smoothed = esjax.smooth(
         lambda x: jnp.sum(x > 0, dtype=jnp.float32),
         sigma=0.5,
         num_samples=4096,
+        credit=credit,
         sharding=sharding(num_devices),
     )
     step = jax.jit(jax.value_and_grad(smoothed, argnums=1))
@@ -102,4 +104,6 @@ for name, (fun, options) in CASES.items():
 results["host block"] = {str(number): host_block(number) for number in (None, 8)}
 if not process:
     results["hessian and report"] = {str(number): hessian_and_report(number) for number in (None, 8)}
-print(json.dumps({"results": results, "hlo": "" if process else program(8)}))
+credits = {"none": esjax.credit.none, "auto": esjax.credit.auto}
+hlo = {name: "" if process else program(8, credit) for name, credit in credits.items()}
+print(json.dumps({"results": results, "hlo": hlo}))

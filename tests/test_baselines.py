@@ -48,6 +48,7 @@ def test_each_baseline_is_its_definition(name, outputs):
         num_samples=N,
         sampler=_pairs,
         baseline=getattr(esjax.baselines, name),
+        credit=esjax.credit.none,
         chunk_size=4,
     )
     value, vjp = jax.vjp(

@@ -11,6 +11,7 @@ import esjax
 from esjax.benchmarks import __main__ as command
 from esjax.benchmarks import (
     black_boxes,
+    local,
     measure,
     metric_peers,
     peers,
@@ -80,6 +81,37 @@ def test_every_peer_estimates_the_gradient_of_the_reference(name, make):
     call = jax.jit(black_boxes.PEERS[name](problem, 64))
     draws = [call(key, problem.x) for key in jax.random.split(jax.random.key(0), 400)]
     _assert_mean_is(np.array([gradient for _, gradient in draws], float), np.asarray(problem.gradient))
+
+
+LOCAL = {
+    "median": lambda: local.median_count(7),
+    "erosion": lambda: local.erosion(4),
+    "stencil": lambda: local.stencil(8),
+    "jpeg": lambda: local.jpeg(1, 2**13),
+    "rollout": lambda: local.rollout(4, 2**14),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_gradients_of_what_reads_little_of_x_have_the_mean_of_their_reference(name):
+    """Sampled without credit; the references are closed forms or, of the last two, long runs with it."""
+    problem = LOCAL[name]().problem
+    smoothed = esjax.smooth(
+        problem.fun, sigma=problem.sigma, num_samples=64, credit=esjax.credit.none, chunk_size=64
+    )
+    gradient = jax.jit(jax.grad(lambda key, x: smoothed(key, x).sum(), 1))
+    num_keys = 100 if name == "jpeg" else 400
+    draws = [gradient(key, problem.x) for key in jax.random.split(jax.random.key(0), num_keys)]
+    _assert_mean_is(np.array(draws, float), np.asarray(problem.gradient))
+
+
+@pytest.mark.parametrize(
+    ("made", "reads"), [(local.median_count(20), 5), (local.erosion(8), 9), (local.stencil(20), 49)]
+)
+def test_credit_is_found_in_what_reads_little_of_x(made, reads):
+    problem, _ = made
+    _, report = esjax.smooth(problem.fun, sigma=0.5, num_samples=4).with_info(jax.random.key(0), problem.x)
+    assert float(report.share_credited) == pytest.approx(reads / problem.x.size)
 
 
 @pytest.mark.parametrize("noise", ["normal", "gumbel"])

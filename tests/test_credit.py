@@ -333,6 +333,38 @@ def test_samples_are_discarded_by_their_values_and_not_by_their_terms():
     np.testing.assert_allclose(gradient, (weights * eps).mean(0) / SIGMA, rtol=1e-4, atol=1e-5)
 
 
+def test_hessians_do_not_see_terms_that_a_mask_leaves_out():
+    """Where the mask is false, x is perturbed to negative numbers, too, whose logarithms are NaN."""
+    mask = jnp.arange(DIM) % 2 == 0
+
+    def hessian(elsewhere):
+        def block(x, mask):
+            each = jnp.where(mask, _step(x), elsewhere(x))
+            return jnp.where(mask, each, 0).sum() * jnp.arange(1.0, 3)
+
+        smoothed = esjax.smooth(block, sigma=SIGMA, num_samples=32, sampler=esjax.samplers.iid)
+        return jax.hessian(lambda x: smoothed(jax.random.key(4), x, mask).sum())(X)
+
+    found = hessian(jnp.log)
+    np.testing.assert_allclose(found, hessian(jnp.zeros_like), rtol=1e-5, atol=1e-6)
+    assert np.abs(np.diag(found)[::2]).min() > 0
+
+
+def test_a_report_tells_the_pairs_kept_and_weighs_terms_with_their_slopes():
+    """The second term counts a thousandfold, so that samples in which it is 1 carry the gradient."""
+
+    def block(x):
+        return _step(x) @ jnp.array([1e-3, 1.0])
+
+    x, options = jnp.array([0.0, 3.0]), {"sigma": 1.0, "num_samples": 4096, "baseline": esjax.baselines.none}
+    _, report = esjax.smooth(block, **options).with_info(jax.random.key(0), x)
+    _, alone = esjax.smooth(lambda x: _step(x[1]), **options).with_info(jax.random.key(0), x)
+    assert report.share_credited == 0.5 and "credited  50.00%" in str(report)
+    np.testing.assert_allclose(report.effective_samples, alone.effective_samples, rtol=1e-3)
+    _, without = esjax.smooth(block, credit=credit.none, **options).with_info(jax.random.key(0), x)
+    assert without.share_credited == 1 and "credited" not in str(without)
+
+
 def test_one_pass_and_two_give_the_same_gradient():
     key = jax.random.PRNGKey(4)
     smoothed, twice = _smooth("weighted", 20), _smooth("weighted", 20, discard=jnp.isnan)
@@ -540,12 +572,17 @@ def test_patterns_by_hand(name):
     np.testing.assert_array_equal(found.toarray(), rows)
 
 
-@pytest.mark.parametrize("density", [0.02, 0.1, 0.5, 1.0])
+def _near_diagonals(rng, shape):
+    offsets = np.arange(shape[1])[None] - np.arange(shape[0])[:, None]
+    return np.isin(offsets, [-5, 0, 3, 4]) & (rng.random(shape) < 0.8)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.5, 1.0, "diagonals"])
 @pytest.mark.parametrize("shape", [(7, 40), (40, 7), (40, 40)])
 def test_sums_along_pairs_are_products_with_the_pattern(shape, density):
-    """Gathered where rows are short, multiplied where they are long; a row may be empty."""
+    """Few diagonals are shifted, short rows gathered, long ones multiplied; a row may be empty."""
     rng = np.random.default_rng(0)
-    pattern = rng.random(shape) < density
+    pattern = _near_diagonals(rng, shape) if density == "diagonals" else rng.random(shape) < density
     pattern[2], pattern[:, 3] = False, False
     sums = _credit.readers(sparse.csr_array(pattern))
     by_term, by_coordinate = rng.normal(size=(2, 3, shape[0])), rng.normal(size=(2, 3, shape[1]))

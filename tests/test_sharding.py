@@ -48,7 +48,7 @@ def eight():
 
 
 def test_gradients_on_1_2_4_and_8_devices_are_those_of_one(eight):
-    assert len(eight["results"]) == 10 and len(eight["results"]["one value"]) == 5
+    assert len(eight["results"]) == 11 and len(eight["results"]["one value"]) == 5
     for by_devices in eight["results"].values():
         _assert_same(by_devices)
 
@@ -57,15 +57,18 @@ def test_devices_call_back_once_for_each_sample(eight):
     assert all(leaves[-1] == [256] for leaves in eight["results"]["host block"].values())
 
 
-def test_one_reduction_of_dim_numbers_crosses_devices(eight):
+@pytest.mark.parametrize(("credit", "of_dim"), [("none", 1), ("auto", 3)])
+def test_one_reduction_of_dim_numbers_crosses_devices_and_with_credit_the_terms_offsets_and_sums(
+    eight, credit, of_dim
+):
     transfer = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
     sizes = [
         int(np.prod([int(number) for number in shape.split(",") if number]))
-        for types, *_ in re.findall(transfer, eight["hlo"])
+        for types, *_ in re.findall(transfer, eight["hlo"][credit])
         for shape in re.findall(r"\w+\[([\d,]*)\]", types)
     ]
-    assert max(sizes) == 10_000 and sizes.count(10_000) == 1
-    assert sum(sizes) < 10_010  # the rest are single numbers
+    assert max(sizes) == 10_000 and sizes.count(10_000) == of_dim
+    assert sum(sizes) < of_dim * 10_000 + 10  # the rest are single numbers
 
 
 def test_two_processes_give_the_gradients_of_one_device():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import esjax
 from esjax.tasks import codec, models
 from esjax.train import data
 
@@ -38,31 +39,44 @@ def test_a_weight_is_that_of_one_square():
     assert float(found.sum()) == pytest.approx(28**2 + 0.5 * 64)
 
 
-def _loss_and_gradient(images, straight):
+def _loss_and_gradient(images, name):
     labels = jnp.arange(200) % 10
     params = {
         "encoder": models.init(jax.random.key(0), 784, 16, hidden=0) | {"offset": jnp.full(16, -1.0)},
         "classifier": models.init(jax.random.key(1), 784, 10, hidden=0),
     }
     params["classifier"]["linear"] = jax.random.normal(jax.random.key(2), (784, 10)) / 28
-    codec._loss.cache_clear()
-    loss = codec._loss(8, straight)
+    loss = codec._LOSSES[name].__wrapped__(8)
     return params, jax.value_and_grad(loss)(params, jax.random.key(3), (images, labels, jnp.float32(0.4)))
 
 
-def test_bytes_are_in_our_gradient_and_not_in_the_straight_through_one(images, monkeypatch):
+@pytest.mark.parametrize("ours", ["through JPEG", "through JPEG, squares credited"])
+def test_bytes_are_in_our_gradient_and_not_in_the_straight_through_one(images, ours, monkeypatch):
+    names = ours, "straight-through"
     monkeypatch.setattr(codec, "_BYTE", 0.0)
-    (_, (_, free)), (_, (_, straight)) = (_loss_and_gradient(images, how) for how in (False, True))
+    (_, (_, free)), (_, (_, straight)) = (_loss_and_gradient(images, name) for name in names)
     monkeypatch.setattr(codec, "_BYTE", 10.0)
-    (_, (_, dear)), (_, (_, same)) = (_loss_and_gradient(images, how) for how in (False, True))
+    (_, (_, dear)), (_, (_, same)) = (_loss_and_gradient(images, name) for name in names)
     np.testing.assert_array_equal(straight["encoder"]["offset"], same["encoder"]["offset"])
     cost = dear["encoder"]["offset"] - free["encoder"]["offset"]
     assert cost.sum() > 10  # larger weights, more bytes
     np.testing.assert_allclose(dear["classifier"]["linear"], free["classifier"]["linear"], atol=1e-6)
 
 
+def test_nothing_but_what_is_declared_reads_a_weight(images):
+    block = codec._block(8)
+    found = esjax.credit.check(
+        lambda logits: block(codec.weighted(images[0], logits)),
+        jnp.zeros(16),
+        esjax.credit.declared(codec._reads()),
+        jax.random.key(0),
+        num_tries=32,
+    )
+    assert found == []
+
+
 def test_the_straight_through_gradient_is_that_of_an_identity_at_the_decoded_image(images):
-    params, (_, found) = _loss_and_gradient(images, True)
+    params, (_, found) = _loss_and_gradient(images, "straight-through")
     chosen = codec._batch(jax.random.split(jax.random.key(3))[0], 200, codec._BATCH_SIZE)
     weigh = jax.vmap(lambda image: 0.4 * codec.weighted_by(params["encoder"], image))
     pictures = np.asarray(weigh(images[chosen]))
@@ -78,7 +92,7 @@ def test_the_straight_through_gradient_is_that_of_an_identity_at_the_decoded_ima
     np.testing.assert_allclose(found["encoder"]["offset"], in_logits, rtol=1e-3, atol=1e-5)
 
 
-def test_the_task_compares_three_methods(monkeypatch):
+def test_the_task_compares_four_methods(monkeypatch):
     full = data.load("mnist-5k")
     few = full._replace(
         train_images=full.train_images[:200],
@@ -91,4 +105,4 @@ def test_the_task_compares_three_methods(monkeypatch):
     monkeypatch.setattr(codec, "_CLASSIFIER_STEPS", 100)
     monkeypatch.setattr(codec, "_QUALITIES", (8,))
     found = codec.compare(0)
-    assert list(found) == ["no network", "straight-through", "through JPEG"] and min(found.values()) > 0.3
+    assert list(found) == ["no network", *codec._LOSSES] and min(found.values()) > 0.3

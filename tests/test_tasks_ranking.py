@@ -76,7 +76,6 @@ def test_all_methods_learn_queries_whose_first_feature_tells(monkeypatch):
     features = np.zeros((30, 12, 136), np.float32)
     features[..., :2] = np.stack([3 * relevance, random.normal(size=(30, 12))], -1)
     monkeypatch.setattr(ranking, "_NUM_TRAIN", 20)
-    monkeypatch.setattr(ranking, "_NUM_STEPS", 40)
     monkeypatch.setattr(frame, "best_by_folds", lambda candidates, *args, **options: candidates[0])
     found = ranking.compare(ranking.Queries(features, relevance, np.ones((30, 12), bool)), seed=0)
     chance = np.mean([ranking._ndcg(random.normal(size=12), row, np.ones(12, bool)) for row in relevance])
@@ -91,7 +90,6 @@ def test_options_are_chosen_by_folds_of_the_training_queries(monkeypatch):
         return candidates[-1]
 
     monkeypatch.setattr(frame, "best_by_folds", choose)
-    monkeypatch.setattr(ranking, "_NUM_STEPS", 1)
     monkeypatch.setattr(ranking, "_NUM_TRAIN", 4)
     ones = np.ones((6, 11), np.float32)
     ranking.compare(ranking.Queries(np.ones((6, 11, 136), np.float32), ones, ones > 0), seed=0)

@@ -168,9 +168,8 @@ def _combined(
     ]
     fixed = list(dict.fromkeys(fixed))
     part = _part(flat, fixed, lambda eqn: False)
-    rest = iter(args)
-    inputs = [None if each else next(rest) for each in of]
-    env = dict(zip(fixed, jax.core.eval_jaxpr(part, flat.consts, *inputs), strict=True)) | terms
+    part = part.replace(invars=[var for var, moves in zip(part.invars, of, strict=True) if not moves])
+    env = dict(zip(fixed, jax.core.eval_jaxpr(part, flat.consts, *args), strict=True)) | terms
 
     def value(atom: Any) -> Any:
         return _literal(atom) if isinstance(atom, Literal) else env[atom]

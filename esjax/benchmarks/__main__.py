@@ -6,11 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from esjax.benchmarks import batches, black_boxes, plots, report, scaling, sorting
+from esjax.benchmarks import batches, black_boxes, credit, plots, report, scaling, sorting
 
 _SECTIONS = {
     "batches": batches.run,
     "black-boxes": black_boxes.run,
+    "credit": credit.run,
     "sorting": sorting.run,
     "scaling": scaling.run,
 }
@@ -23,7 +24,7 @@ class Options:
     Attributes:
         quick: fewer problems and repeats, in 2 minutes on 2 cores instead of 17.
         out: the folder to write into, replacing what an earlier run left there.
-        only: the sections to run, of batches, black-boxes, sorting and scaling; all if empty.
+        only: the sections to run, of batches, black-boxes, credit, sorting and scaling; all if empty.
     """
 
     quick: bool = False

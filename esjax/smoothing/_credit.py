@@ -56,25 +56,58 @@ def readers(pattern: Any) -> Readers:
 def _adding(rows: Any) -> Credited:
     """Returns `(..., columns) -> (..., rows)`, the product with a sparse matrix of ones.
 
-    Rows of few entries are gathered; where there are many, a dense product is faster.
+    Few diagonals are added up one by one, rows of few entries are gathered; where there are many, a dense
+    product is faster.
     """
     count, width = rows.shape
-    degrees = np.diff(rows.indptr)
-    most = int(degrees.max(initial=0))
-    if rows.nnz == count == width and most == 1 and (rows.indices == np.arange(count)).all():
+    most = int(np.diff(rows.indptr).max(initial=0))
+    listed = rows.tocoo()
+    offsets = np.unique(listed.col - listed.row)
+    if rows.nnz == count == width and offsets.tolist() == [0]:
         return lambda values: values
+    if offsets.size <= 2 * most + 4 and offsets.size <= width // 4:
+        return _of_diagonals(listed, offsets)
     if most * count > rows.nnz * 8 or most > width // 4:
         dense = rows.toarray()
         return lambda values: matmul(values, jnp.asarray(dense.T, values.dtype))
+    return _gathered(rows, most)
+
+
+def _of_diagonals(listed: Any, offsets: np.ndarray) -> Credited:
+    """Returns the product with a matrix whose entries are at `column − row` in `offsets`: shifted sums."""
+    count, width = listed.shape
+    before, after = max(0, -int(offsets[0])), max(0, int(offsets[-1]) + count - width)
+    present = np.zeros((offsets.size, count), bool)
+    present[np.searchsorted(offsets, listed.col - listed.row), listed.row] = True
+
+    def of_diagonals(values: Array) -> Array:
+        padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(before, after)])
+        total = jnp.zeros_like(values, shape=(*values.shape[:-1], count))
+        for offset, at in zip((before + offsets).tolist(), present, strict=True):
+            shifted = padded[..., offset : offset + count]
+            total = total + (shifted if at.all() else jnp.where(jnp.asarray(at), shifted, 0))
+        return total
+
+    return of_diagonals
+
+
+def _gathered(rows: Any, most: int) -> Credited:
+    """Returns the product with a matrix of at most `most` entries in a row, gathered entry by entry.
+
+    (Columns become the first axis, so that what is gathered is contiguous.)
+    """
+    count, degrees = rows.shape[0], np.diff(rows.indptr)
     places = np.full((count, most), -1, np.int32)
     places[np.repeat(np.arange(count), degrees), _within(degrees)] = rows.indices
-    present = places >= 0
 
     def gathered(values: Array) -> Array:
-        taken = values[..., jnp.asarray(np.maximum(places, 0).T)]
-        if not present.all():
-            taken = jnp.where(jnp.asarray(present.T), taken, 0)
-        return taken.sum(-2) if most > 1 else taken[..., 0, :]
+        by_column = jnp.moveaxis(values, -1, 0)
+        total = jnp.zeros_like(by_column, shape=(count, *by_column.shape[1:]))
+        for at in places.T:
+            taken, is_there = by_column[jnp.asarray(np.maximum(at, 0))], at >= 0
+            present = jnp.asarray(is_there.reshape(-1, *(1,) * (values.ndim - 1)))
+            total = total + (taken if is_there.all() else jnp.where(present, taken, 0))
+        return jnp.moveaxis(total, 0, -1)
 
     return gathered
 

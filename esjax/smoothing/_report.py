@@ -43,7 +43,7 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     group_totals = in_groups(centred, problem.group_size).sum(1)
     total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept)
     at_input = _weights.block_at_input(problem, inputs, saved)
-    sizes = jnp.sqrt((weights**2).sum(1))
+    sizes = _sizes(problem, inputs, weights)
     changed = (_differ(values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
     return Report(
         num_samples=jnp.asarray(problem.num_samples, problem.dtype),
@@ -54,7 +54,27 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
         value_error=jnp.sqrt((group_totals**2).sum() * between) / num_kept,
         gradient_norm=jnp.linalg.norm(total) / num_kept,
         gradient_error=jnp.sqrt(jnp.maximum(squares, 0) * between) / num_kept,
+        share_credited=jnp.asarray(_share_credited(problem), problem.dtype),
     )
+
+
+def _sizes(problem: Problem, inputs: Inputs, weights: Array) -> Array:
+    """Returns √(Σ_t c_t² w_nt²) (num_samples,), where c_t² sums squares of the slopes of values in term t."""
+    if problem.combine is None:
+        return jnp.sqrt((weights**2).sum(1))
+    slopes = _slopes(problem, inputs)
+    return jnp.sqrt(jnp.where((slopes == 0).all(0)[None], 0, weights**2 * (slopes**2).sum(0)[None]).sum(1))
+
+
+def _slopes(problem: Problem, inputs: Inputs) -> Array:
+    """Returns the slopes of the values in the terms (num_values, num_terms)."""
+    zeros = jnp.zeros(problem.num_terms, problem.dtype)
+    return jax.jacrev(partial(_samples.combined, problem, inputs))(zeros)
+
+
+def _share_credited(problem: Problem) -> float:
+    """Returns how many of all pairs of a term and a coordinate are kept."""
+    return problem.readers.num_pairs / max(problem.num_terms * problem.dim, 1)
 
 
 def _differ(values: Array, at_input: Array) -> Array:
@@ -129,9 +149,8 @@ def _with_credit(
         terms, coordinates = problem.readers.pairs
         added = weights[:, terms] * scores[:, coordinates]
     else:
-        zeros = jnp.zeros(problem.num_terms, problem.dtype)
-        slopes = jax.jacrev(partial(_samples.combined, problem, inputs))(zeros)
-        by_value = problem.readers.by_coordinate(weights[:, None] * slopes[None])
+        slopes = _slopes(problem, inputs)[None]
+        by_value = problem.readers.by_coordinate(jnp.where(slopes == 0, 0, weights[:, None] * slopes))
         added = (by_value * scores[:, None]).reshape(len(scores), -1)
     of_groups = in_groups(added, problem.group_size).sum(1)
     return added.sum(0), (added * of_sample).sum(0), (of_groups**2).sum()

@@ -1,10 +1,10 @@
 """The samples of a problem: perturbations drawn from the key, and the block's values at the perturbed x."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esjax._core import chunks, random
 from esjax.smoothing._inputs import Inputs
@@ -29,14 +29,7 @@ def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int)
         if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
         else jax.lax.map(draw_group, groups)
     )
-    drawn = jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
-    return _made_once(drawn) if problem.has_credit else drawn
-
-
-def _made_once(drawn: Perturbations) -> Perturbations:
-    """Returns the same; without it, XLA makes them again for each use, of which credit has several."""
-    barrier: Any = jax.lax.optimization_barrier  # JAX gives it no types
-    return barrier(drawn)
+    return jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
 
 
 def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> Perturbations:
@@ -63,6 +56,24 @@ def combined(problem: Problem, inputs: Inputs, terms: Array) -> Array:
         return terms
     combine = partial(problem.combine, tuple(inputs[2:]))
     return combine(terms) if terms.ndim == 1 else jax.vmap(combine)(terms)
+
+
+def term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array:
+    """Returns the cotangent of the terms (num_terms,) that belongs to one of the values (num_values,)."""
+    if problem.combine is None:
+        return cotangent
+    zeros = chunks.varying_like(jnp.zeros(problem.num_terms, problem.dtype), (cotangent, inputs))
+    values, pull = jax.vjp(lambda terms: combined(problem, inputs, terms), zeros)
+    return pull(chunks.varying_like(cotangent, values))[0]
+
+
+def is_counted(problem: Problem, inputs: Inputs) -> Array:
+    """Returns which terms (num_terms,) any value depends on: a mask in args may leave some out.
+
+    (Cotangents of no simple ratio: what a term is to several values does not cancel.)
+    """
+    generic = np.random.RandomState(0).uniform(1, 2, problem.num_values)
+    return term_cotangent(problem, inputs, jnp.asarray(generic, problem.dtype)) != 0
 
 
 def at_input(problem: Problem, inputs: Inputs) -> Array:

@@ -12,7 +12,7 @@ from esjax._core import placement, random, trees
 from esjax._core.check import check_count, check_key, check_num_samples, check_sigma
 from esjax._core.signature import SIGNATURE
 from esjax.baselines import Baseline, leave_one_out
-from esjax.credit import Credit, none
+from esjax.credit import Credit, auto
 from esjax.diagnostics import Report
 from esjax.noise import Noise, normal
 from esjax.smoothing import _control, _options, _vectors
@@ -29,7 +29,7 @@ def smooth(
     noise: Noise = normal,
     sampler: samplers.Sampler = samplers.auto,
     baseline: Baseline = leave_one_out,
-    credit: Credit = none,
+    credit: Credit = auto,
     control: _control.Control | None = None,
     discard: Callable[[Array], Array] | None = None,
     chunk_size: int | None = None,
@@ -62,7 +62,8 @@ def smooth(
         credit: which values are credited to the noise of which coordinates, from `esjax.credit`. A coordinate
             needs the values that read it, and no others: unbiased, and where values, or the terms of a sum or
             mean, read few coordinates, the error no longer grows with the length of x. `auto` finds it in
-            the program of `fun`, which has to be in JAX; `declared(reads)` is for programs on the host.
+            the program of `fun`, where that is quick and at least half of all pairs of a term and a
+            coordinate drop out; `declared(reads)` is for programs on the host, which else read everything.
         control: a control variate `(c, c_mean)`: `c(x, *args)` returns what `fun` does, and
             `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable. Its scale is fitted,
             each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1). N must be a
@@ -76,8 +77,8 @@ def smooth(
         sharding: of the sample axis, such as `NamedSharding(mesh, PartitionSpec("samples"))`: the samples
             are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
             else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
-            A block with one value takes one all-reduce of O(dim) per gradient, others an all-gather
-            of N values too. Arrays may be placed on a mesh of automatic axes. None: no sharding.
+            A block with one value takes one all-reduce of O(dim) per gradient, and with credit two of
+            O(number of terms); others take an all-gather of N values too. Arrays may be placed on a mesh of automatic axes. None: no sharding.
 
     Returns:
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.

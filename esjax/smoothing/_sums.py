@@ -69,6 +69,13 @@ def value_and_gradients(
     centres = problem.averages and problem.at_input is None
     credited = _credited(problem, inputs, jnp.ones(1, problem.dtype))
 
+    def scores_of(drawn: Perturbations, own: Array, total: Array) -> list[Any]:
+        of = partial(problem.perturbing.weighted_scores, wanted, inputs, drawn)
+        if own.shape[1] == 1:  # both in one product
+            return of(jnp.stack([own, total[:, None]]))
+        totals = jnp.broadcast_to(total[:, None], own.shape) if wanted[1] else total[:, None]
+        return jax.tree.map(lambda *rows: jnp.stack(rows), of(own), of(totals))
+
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
         drawn = _samples.draw(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
@@ -77,31 +84,30 @@ def value_and_gradients(
         offset = jnp.where(is_first, terms[:_FIRST].mean(0), sums.offset) if centres else sums.offset
         centred = terms - offset[None]
         own, total = _weights.partial_weights(problem, inputs, centred, f_x)
-        own = credited(own)
-        weights = jnp.stack([own, jnp.broadcast_to(total[:, None], own.shape)])
-        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
+        in_terms = sum_rows(terms)
         return _Sums(
             offset=offset,
-            values=sums.values + sum_rows(terms),
-            centred=sums.centred + sum_rows(centred),
-            scores=jax.tree.map(jnp.add, sums.scores, scores),
+            values=sums.values + in_terms,
+            centred=sums.centred + (in_terms - count * offset),
+            scores=jax.tree.map(jnp.add, sums.scores, scores_of(drawn, credited(own), total)),
             args=jax.tree.map(jnp.add, sums.args, in_args),
         ), None
 
     def with_total(sums: _Sums) -> Any:
-        """Puts in S, and a common offset in place of each device's."""
+        """Returns what is left to be added up over devices, with S and with a common offset put in."""
         shift = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
         centred = sums.centred + shift * _folding.samples_of_device(problem)
         centred_sum = _folding.sum_over_devices(problem, centred)
         complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
         scores = [None if each is None else complete(each, shift, centred_sum) for each in sums.scores]
-        return sums.values, scores, sums.args
+        share = _folding.samples_of_device(problem) / problem.num_samples
+        value = _samples.combined(problem, inputs, sums.values / _folding.samples_of_device(problem))
+        return value * share, scores, sums.args
 
     zeros = _folding.zeros(problem, key, problem.num_terms)
     score_zeros = _score_zeros(problem, wanted, key, inputs, rows=(2,))
     nothing = _Sums(zeros + f_x, zeros, zeros, score_zeros, _args_zeros(wanted, inputs))
-    (term_sums, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
-    value = _samples.combined(problem, inputs, term_sums / problem.num_samples)
+    (value, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
     return value, _gradients(inputs, score_sums, args_sums, problem.num_samples)
 
 
@@ -147,7 +153,8 @@ def gradients_from_values(
     problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
-    by_term = _scaled(_weights.weights(problem, inputs, saved), _term_cotangent(problem, inputs, cotangent))
+    of_terms = _samples.term_cotangent(problem, inputs, cotangent)
+    by_term = _scaled(_weights.weights(problem, inputs, saved), of_terms)
     by_term = by_term if problem.has_credit else by_term.sum(1, keepdims=True)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
@@ -172,18 +179,9 @@ def gradients_from_values(
 # --- parts of both -----------------------------------------------------------------------------------
 
 
-def _term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array:
-    """Returns the cotangent of the terms (num_terms,) that belongs to one of the values (num_values,)."""
-    if problem.combine is None:
-        return cotangent
-    zeros = chunks.varying_like(jnp.zeros(problem.num_terms, problem.dtype), (cotangent, inputs))
-    _, pull = jax.vjp(lambda terms: _samples.combined(problem, inputs, terms), zeros)
-    return pull(cotangent)[0]
-
-
 def _credited(problem: Problem, inputs: Inputs, cotangent: Array) -> Callable[[Array], Array]:
     """Returns what makes of the weights of terms (..., num_terms) those of scores (..., 1 or dim)."""
-    of_terms = _term_cotangent(problem, inputs, cotangent)
+    of_terms = _samples.term_cotangent(problem, inputs, cotangent)
     return lambda weights: problem.readers.by_coordinate(_scaled(weights, of_terms))
 
 

@@ -26,6 +26,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
     num_kept = saved.kept.sum()
     is_none = num_kept == 0  # then NaN, at every order: a sum of nothing would have derivatives of 0
     baselines = saved.values - _weights.weights(problem, constant, saved)
+    counts = _samples.is_counted(problem, constant)[None]  # others may be NaN, and 0 times NaN is not 0
 
     @jax.checkpoint
     def total_of(start: Array, own_baselines: Array, kept: Array, inputs: Inputs) -> Array:
@@ -34,7 +35,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
         terms = _samples.evaluate(problem, inputs, drawn)
         log_ratio = problem.perturbing.log_ratio(inputs, constant, drawn)
         box = jnp.exp(problem.readers.by_term(log_ratio))
-        boxed = terms * box + own_baselines * (1 - box)
+        boxed = jnp.where(counts, terms, 0) * box + jnp.where(counts, own_baselines, 0) * (1 - box)
         return jnp.where((kept[:, None] > 0) | is_none, boxed, 0).sum(0)
 
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:

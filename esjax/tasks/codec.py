@@ -5,7 +5,7 @@ hold what the classifier needs. Each method's images are then multiplied by a co
 mean file of the training images has the size of the budget, and a classifier is trained on the decoded ones.
 Baselines: that factor alone; and the network trained by a straight-through gradient, as if JPEG returned what
 it is given (which says nothing about bytes). Ours: the classifier's loss and the bytes, through JPEG by
-evolution strategies.
+evolution strategies, where a decoded pixel is credited to the weight of its own square alone.
 """
 
 import io
@@ -48,12 +48,12 @@ def task() -> frame.Task:
     return frame.Task(
         title=f"test accuracy through JPEG at {BUDGET:.0f} bytes",
         baseline="no network",
-        ours="through JPEG",
+        ours="through JPEG, squares credited",
         higher_is_better=True,
         seeds=3,
         test_over_train=0.0,  # the split is always the same
         compare=compare,
-        fits=len(_QUALITIES) + 6,
+        fits=len(_QUALITIES) + 2 + 2 * len(_LOSSES),
     )
 
 
@@ -77,10 +77,9 @@ def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, 
     params = _initial(images, labels, contrast, quality, seed)
     on_fit()
     results = {"no network": counted(images, labels, test_images, test_labels, quality)}
-    for name, straight in (("straight-through", True), ("through JPEG", False)):
-        loss = _loss(quality, straight)
+    for name, make in _LOSSES.items():
         trained: Any = models.fit(
-            loss,
+            make(quality),
             params,
             jax.random.key(seed),
             tuple(map(jnp.asarray, (images, labels, contrast))),
@@ -171,42 +170,91 @@ def _classifier_loss(params: models.Params, key: Any, pairs: tuple[Array, ...]) 
     return optax.softmax_cross_entropy_with_integer_labels(models.scores(params, pictures), labels).mean()
 
 
-@cache
-def _loss(quality: int, straight: bool) -> Any:
-    """Makes the loss that network and classifier are trained on together."""
-    result = np.zeros((_SIDE, _SIDE), np.float32), np.zeros((), np.float32)
-    block = esjax.host.wrap(partial(jpeg, quality=quality), result)
+def _block(quality: int) -> Callable[[Array], tuple[Array, Array]]:
+    """Returns JPEG as a block: a picture (28, 28) becomes what is decoded, and the file's bytes ()."""
+    return esjax.host.wrap(
+        partial(jpeg, quality=quality), (np.zeros((_SIDE, _SIDE), np.float32), np.zeros((), np.float32))
+    )
 
-    def of_decoded(decoded: Array, label: Array, classifier: models.Params, contrast: Array) -> Array:
-        scores = models.scores(classifier, decoded.reshape(-1) / contrast)
-        return optax.softmax_cross_entropy_with_integer_labels(scores, label)
 
-    def through(logits: Array, image: Array, label: Array, classifier: Any, contrast: Array) -> Array:
-        decoded, size = block(jax.lax.stop_gradient(contrast * weighted(image, logits)))
-        return of_decoded(decoded, label, classifier, contrast) + _BYTE * (size - BUDGET)
+def _of_decoded(decoded: Array, label: Array, classifier: models.Params, contrast: Array) -> Array:
+    scores = models.scores(classifier, decoded.reshape(-1) / contrast)
+    return optax.softmax_cross_entropy_with_integer_labels(scores, label)
 
-    def straight_through(
-        key: Any, logits: Array, image: Array, label: Array, classifier: Any, contrast: Array
-    ) -> Array:
+
+def _straight_through(quality: int) -> Any:
+    """Makes the loss of decoded pictures, whose gradient is that of an identity, and no bytes."""
+    block = _block(quality)
+
+    def loss(key: Any, logits: Array, image: Array, label: Array, classifier: Any, contrast: Array) -> Array:
+        del key
         picture = contrast * weighted(image, logits)
         decoded, _ = block(jax.lax.stop_gradient(picture))
         decoded = picture + jax.lax.stop_gradient(decoded - picture)
-        return of_decoded(decoded, label, classifier, contrast)
+        return _of_decoded(decoded, label, classifier, contrast)
 
-    smoothed = esjax.smooth(
-        through, sigma=_SIGMA, num_samples=_NUM_SAMPLES, sampler=esjax.samplers.antithetic
+    return loss
+
+
+def _smoothed(quality: int) -> Any:
+    """Makes the smoothed loss, of one value: every weight's noise is credited with all of it."""
+    block = _block(quality)
+
+    def loss(logits: Array, image: Array, label: Array, classifier: Any, contrast: Array) -> Array:
+        decoded, size = block(jax.lax.stop_gradient(contrast * weighted(image, logits)))
+        return _of_decoded(decoded, label, classifier, contrast) + _BYTE * (size - BUDGET)
+
+    return _smooth(loss)
+
+
+def _credited(quality: int) -> Any:
+    """Makes the loss of the smoothed picture, and of the bytes."""
+    block = _block(quality)
+    through = _smooth(
+        lambda logits, image, contrast: block(jax.lax.stop_gradient(contrast * weighted(image, logits))),
+        credit=esjax.credit.declared(_reads()),
     )
 
-    def loss(params: Params, key: Any, everything: tuple[Array, ...]) -> Array:
+    def loss(key: Any, logits: Array, image: Array, label: Array, classifier: Any, contrast: Array) -> Array:
+        decoded, size = through(key, logits, image, contrast)
+        return _of_decoded(decoded, label, classifier, contrast) + _BYTE * (size - BUDGET)
+
+    return loss
+
+
+def _reads() -> NDArray[np.bool_]:
+    """Returns which weights (16) a pixel reads, that of its square, and the bytes, all: (28 · 28 + 1, 16)."""
+    squares = np.repeat(np.repeat(np.arange(16).reshape(4, 4), 8, 0), 8, 1)[:_SIDE, :_SIDE].ravel()
+    return np.append(squares[:, None] == np.arange(16)[None], np.ones((1, 16), bool), axis=0)
+
+
+def _smooth(block: Any, **options: Any) -> Any:
+    pairs = esjax.samplers.antithetic
+    return esjax.smooth(block, sigma=_SIGMA, num_samples=_NUM_SAMPLES, sampler=pairs, **options)
+
+
+@cache
+def _mean_of(loss: Any) -> Any:
+    """Makes the mean over a random batch of `loss(key, logits, image, label, classifier, contrast)`."""
+
+    def mean(params: Params, key: Any, everything: tuple[Array, ...]) -> Array:
         images, labels, contrast = everything
         batch_key, key = jax.random.split(key)
         chosen = _batch(batch_key, len(images), _BATCH_SIZE)
         logits = models.scores(params["encoder"], images[chosen].reshape(_BATCH_SIZE, -1))
-        of_each = jax.vmap(straight_through if straight else smoothed, (0, 0, 0, 0, None, None))
         keys = jax.random.split(key, _BATCH_SIZE)
+        of_each = jax.vmap(loss, (0, 0, 0, 0, None, None))
         return of_each(keys, logits, images[chosen], labels[chosen], params["classifier"], contrast).mean()
 
-    return loss
+    return mean
+
+
+_LOSSES: dict[str, Callable[[int], Any]] = {
+    "straight-through": cache(lambda quality: _mean_of(_straight_through(quality))),
+    "through JPEG": cache(lambda quality: _mean_of(_smoothed(quality))),
+    "through JPEG, squares credited": cache(lambda quality: _mean_of(_credited(quality))),
+}
+"""`quality -> loss`, on which network and classifier are trained together."""
 
 
 def _batch(key: Any, num_examples: int, size: int) -> Array:

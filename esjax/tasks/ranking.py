@@ -31,11 +31,10 @@ _NUM_FEATURES = 136
 _NUM_QUERIES = 86
 _NUM_TRAIN = 64
 
-_NETWORKS = {"hidden": (16,), "decay": (1.0, 10.0)}
+_NETWORKS = {"hidden": (16,), "decay": (1.0, 10.0), "num_steps": (50, 150)}
 _PLAIN = frame.grid(**_NETWORKS)
 _APPROXIMATE = frame.grid(temperature=(0.1, 0.3), **_NETWORKS)
-_SMOOTHED = frame.grid(sigma=(0.3, 1.0), **_NETWORKS)
-_NUM_STEPS = 150
+_SMOOTHED = frame.grid(sigma=(0.3, 1.0), **_NETWORKS | {"num_steps": (50,)})
 
 
 class Queries(NamedTuple):
@@ -72,7 +71,7 @@ def task(archive: Path | None) -> frame.Task:
         baseline="rax, softmax loss",
         ours="NDCG@10 itself",
         higher_is_better=True,
-        seeds=6,
+        seeds=12,
         test_over_train=(_NUM_QUERIES - _NUM_TRAIN) / _NUM_TRAIN,
         compare=partial(compare, queries),
         fits=frame.num_fits(_PLAIN, _APPROXIMATE, _SMOOTHED),
@@ -128,7 +127,7 @@ def compare(queries: Queries, seed: int, on_fit: Callable[[], None] = frame.noth
             params,
             jax.random.key(seed),
             tuple(jnp.asarray(array[rows]) for array in queries),
-            num_steps=_NUM_STEPS,
+            num_steps=options["num_steps"],
             rate=0.03,
             decay=options["decay"],
         )
