@@ -35,7 +35,7 @@ DIRECTION = _vectors([1.0, -0.5], 0.3, [0.7, 2.0])
 def _package():
     """Returns esjax imported anew, whose functions were never traced: those of modules too."""
     own = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "esjax"}
-    rooms = ("smoothing", "samplers", "decisions", "exact", "host")
+    rooms = ("smoothing", "samplers", "credit", "decisions", "exact", "host")
     try:
         return types.SimpleNamespace(**{room: importlib.import_module(f"esjax.{room}") for room in rooms})
     finally:
@@ -75,6 +75,15 @@ def _smoothed(package, block, **options):
 def _smooth(block, package, **options):
     smoothed = _smoothed(package, block, **options)
     return lambda key, x, sigma, args: (smoothed(key, x, args, sigma=sigma), ())
+
+
+def _without_credit(package):
+    """Elsewhere credit is found: in `_sum`, each of two terms reads one coordinate."""
+    return _smooth(_sum, package, credit=package.credit.none)
+
+
+def _declared(package):
+    return _smooth(_terms, package, credit=package.credit.declared(package.credit.elementwise))
 
 
 def _with_info(block, package):
@@ -145,6 +154,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "one output": Kind(partial(_smooth, _sum)),
+    "without credit": Kind(_without_credit),
+    "declared credit": Kind(_declared),
     "chunks": Kind(partial(_smooth, _sum, chunk_size=3)),
     "several outputs": Kind(partial(_smooth, _several)),
     "discard": Kind(partial(_smooth, _faulty, discard=jnp.isnan)),

@@ -77,8 +77,9 @@ def smooth(
         sharding: of the sample axis, such as `NamedSharding(mesh, PartitionSpec("samples"))`: the samples
             are shared by the devices of these axes of the mesh, in equal runs of whole groups; everything
             else is repeated on each. Neither the draws nor, up to rounding, the results depend on it.
-            A block with one value takes one all-reduce of O(dim) per gradient, and with credit two of
-            O(number of terms); others take an all-gather of N values too. Arrays may be placed on a mesh of automatic axes. None: no sharding.
+            A block with one value takes one all-reduce of O(dim) per gradient, with credit two of O(terms)
+            too; others take an all-gather of N values. Arrays may be placed on a mesh of automatic
+            axes. None: no sharding.
 
     Returns:
         `smoothed(key, x, *args, sigma=None)`, with the structure and shapes of `fun(x, *args)`.
