@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Any
 from esjax._version import __version__
 
 if TYPE_CHECKING:  # imported when they are first used, so that `import esjax` is quick
-    from esjax import baselines, blocks, credit, decisions, diagnostics, exact, host, noise, samplers, sigma
+    from esjax import (
+        baselines,
+        blocks,
+        credit,
+        decisions,
+        diagnostics,
+        exact,
+        host,
+        losses,
+        noise,
+        samplers,
+        sigma,
+    )
     from esjax.decisions import smooth_decisions
     from esjax.smoothing import smooth
 
@@ -19,6 +31,7 @@ __all__ = [
     "diagnostics",
     "exact",
     "host",
+    "losses",
     "noise",
     "samplers",
     "sigma",

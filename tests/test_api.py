@@ -25,6 +25,7 @@ NAMESPACES = (
     "diagnostics",
     "exact",
     "host",
+    "losses",
     "noise",
     "samplers",
     "sigma",

@@ -709,3 +709,62 @@ def test_a_refused_derivative_leaves_the_object_as_it_was():
         with pytest.raises(ValueError, match="has no gradient"):
             jax.grad(function, (0, 1))(x, w)
         np.testing.assert_array_equal(jax.grad(function)(x, w), wanted)
+
+
+# --- the cache ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [None, "threads"])
+def test_the_same_input_has_the_same_answer_without_another_call(executor, request):
+    executor = executor and request.getfixturevalue(executor)
+    calls = []
+
+    def number(x, tree):
+        calls.append(float(x))
+        return np.float32(len(calls))
+
+    block = esjax.host.wrap(number, NUMBER, executor, cache_size=100)
+    xs = jnp.array([3.0, 1.0, 3.0, -0.0, 0.0])
+    found = jax.jit(jax.vmap(block, (0, None)))(xs, {"a": X})
+    assert len(calls) == 4 and found[0] == found[2] and len({*map(float, found)}) == 4
+    assert (block.log.evaluations, block.log.hits) == (4, 1)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(block, (0, None)))(xs[::-1], {"a": X}), found[::-1])
+    assert (block.log.evaluations, block.log.hits) == (4, 6)
+    for other in ({"a": X + 1}, {"b": X}, {"a": X[None]}, {"a": X.astype(jnp.float16)}):
+        assert block(xs[0], other) not in found  # another value, name, shape, dtype
+    assert (block.log.evaluations, block.log.hits) == (8, 6)
+
+
+def test_the_value_asked_for_longest_ago_makes_room():
+    block = esjax.host.wrap(lambda x: np.float32(x), NUMBER, cache_size=2)
+    for x in (1.0, 2.0, 1.0, 3.0, 1.0, 2.0):  # 3 takes the place of 2
+        assert block(jnp.float32(x)) == x
+    assert (block.log.evaluations, block.log.hits) == (4, 2)
+
+
+def test_what_on_error_gave_is_asked_again_and_memory_that_is_filled_again_does_no_harm():
+    buffer, fails = np.zeros(2, np.float32), [True, False]
+
+    def fun(x):
+        if x < 0 and fails.pop(0):
+            raise OSError("no licence")
+        buffer[:] = x
+        return buffer
+
+    block = esjax.host.wrap(fun, jnp.zeros(2), on_error=lambda error, x: np.full(2, np.nan), cache_size=9)
+    assert np.isnan(block(jnp.float32(-1.0))).all() and (block(jnp.float32(-1.0)) == -1).all()
+    assert (block(jnp.float32(5.0)) == 5).all() and (block(jnp.float32(-1.0)) == -1).all()
+    assert (block.log.substituted, block.log.hits) == (1, 1)
+
+
+def test_a_copy_of_a_cached_function_starts_with_nothing_found():
+    block = esjax.host.wrap(host_functions.count, NUMBER, cache_size=5)
+    assert block(X) == block(X) and block.log.hits == 1
+    again = pickle.loads(pickle.dumps(block._task))
+    assert again.cache.size == 5 and again.cache.find(()) is None and not again.cache._values
+
+
+@pytest.mark.parametrize("size", [-1, 2.5, True, None])
+def test_a_size_of_the_cache_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=r"cache_size=.* must be a whole number >= 0"):
+        esjax.host.wrap(host_functions.count, NUMBER, cache_size=size)

@@ -152,6 +152,7 @@ def _without_fitting(monkeypatch):
     small = Dataset("noise", images, labels, images, labels, 10)
     queries = ranking.Queries(np.ones((86, 3, 136)), np.ones((86, 3)), np.ones((86, 3), bool))
     for target, value in {
+        "assignment.regret": lambda params, examples: 0.0,
         "codec.accuracy": lambda *_: 0.0,
         "codec.common_factor": lambda *_: 1.0,
         "codec._initial": lambda *_: {"encoder": None},
@@ -168,7 +169,7 @@ def _without_fitting(monkeypatch):
     monkeypatch.setattr(data, "load", lambda source: small)
 
 
-@pytest.mark.parametrize("name", ["codec", "noisy-40", "ranking", "shortest-path"])
+@pytest.mark.parametrize("name", ["assignment", "codec", "noisy-40", "ranking", "shortest-path"])
 def test_as_many_models_are_fitted_as_were_counted_before(monkeypatch, name):
     _without_fitting(monkeypatch)
     task, fits = TASKS[name](None), []

@@ -104,15 +104,44 @@ def test_the_smoothed_cost_and_its_gradient_are_those_of_one_number_by_quadratur
     assert np.linalg.norm(gradient) > 1 and (error <= 4.5 * gradients.std(0) / 20 + 1e-4).all()
 
 
+def test_the_loss_of_routes_is_what_they_lose_where_costs_are_multiplied_by_noise():
+    (tile,) = terrain.cut(terrain.corners(terrain.strips(0)["test"], 60)[:1]).costs
+    shade = np.random.default_rng(0).normal(size=(1, 28, 28)).astype(np.float32)
+    params = models.init(jax.random.key(0), 100, 1, hidden=0)
+    params = params | {"linear": jax.random.normal(jax.random.key(1), (100, 1)) / 10}
+    best = terrain.shortest_route(tile)
+    data = tuple(map(jnp.asarray, (shade, tile[None], (best @ tile)[None])))
+    loss = jax.jit(shortest_path._routes_loss(sigma=0.3, share=0.0))
+    found = [loss(params, key, data) for key in jax.random.split(jax.random.key(2), 16)]
+    predicted = np.asarray(shortest_path.predict(params, shade[0]), float)
+    predicted *= tile.mean() / predicted.mean()
+    noise = np.random.default_rng(1).normal(size=(4000, 100))
+    draws = predicted * np.exp(0.3 * noise - 0.3**2 / 2)
+    lost = [each @ (best - terrain.shortest_route(each)) / (best @ tile) for each in draws]
+    error = np.std(lost) / len(lost) ** 0.5 + np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found) - np.mean(lost)) < 4 * error and np.mean(lost) > 10 * error
+
+
+def test_a_best_route_is_looked_for_once():
+    costs = jnp.asarray(np.random.default_rng(5).uniform(1, 2, (3, 100)), jnp.float32)
+    log = shortest_path._best_route.log
+    before = log.evaluations, log.hits
+    for _ in range(4):
+        found = jax.jit(jax.vmap(shortest_path._best_route))(costs)
+    assert np.array_equal(found[2], terrain.shortest_route(np.asarray(costs[2])))
+    assert (log.evaluations, log.hits) == (before[0] + 3, before[1] + 9)
+
+
 def test_training_lowers_the_regret_of_a_strip_never_seen(monkeypatch):
     small = {"num_steps": (200,), "rate": (0.01,)}
     monkeypatch.setattr(shortest_path, "_TWO_STAGE", frame.grid(**small))
     monkeypatch.setattr(shortest_path, "_REGRET", frame.grid(share=(0.1,), sigma=(0.05,)))
+    monkeypatch.setattr(shortest_path, "_ROUTES", frame.grid(share=(0.1,), sigma=(0.1,)))
     monkeypatch.setattr(shortest_path, "_REGRET_STEPS", 20)
     monkeypatch.setattr(shortest_path, "_NUM_TILES", 300)
     monkeypatch.setattr(shortest_path, "_STEP", 12)
     found = TASKS["shortest-path"](None).compare(0)
-    assert list(found) == ["two-stage, costs", "two-stage, logarithms", "regret itself"]
+    assert list(found) == ["two-stage, costs", "two-stage, logarithms", "regret itself", "Fenchel–Young"]
     test = terrain.cut(terrain.corners(terrain.strips(0)["test"], 12))
     untrained = shortest_path.regret(models.init(jax.random.key(0), 100, 1, 4), test)
     assert all(0 <= regret < 0.8 * untrained for regret in found.values())

@@ -3,7 +3,7 @@
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esjax._core.check import check_positive
+from esjax.host._cache import Cache, name_of_args
 from esjax.host.executors import CallTimedOut, CannotLoad, ProcessPool, RayExecutor, described
 from esjax.host.faults import Counter, Fault, Log, name_of, shown
 
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     on_error: Callable[..., Any] | None
     retries: int
     turn: Turn
+    cache: Cache
 
 
 def evaluate(
@@ -66,6 +68,22 @@ def evaluate(
             broke.
     """
     counter = Counter(log)
+    if not task.cache.size:
+        return _evaluate(task, counter, samples)
+    names = [name_of_args(args) for _, args in samples]
+    found = {name: task.cache.find(name) for name in names}
+    new: dict[Hashable, tuple[tuple[int, ...], tuple[Any, ...]]] = {}
+    for name, sample in zip(names, samples, strict=True):
+        if found[name] is None:
+            new.setdefault(name, sample)
+    counter.add("hits", len(samples) - len(new))
+    found |= dict(zip(new, _evaluate(task, counter, list(new.values())), strict=True))
+    return [leaves for name in names if (leaves := found[name]) is not None]
+
+
+def _evaluate(
+    task: Task, counter: Counter, samples: Sequence[tuple[tuple[int, ...], tuple[Any, ...]]]
+) -> list[Leaves]:
     futures: list[Future[Any]] = []
     try:
         for _, args in samples:
@@ -135,7 +153,7 @@ def _finish(
         counter.add("evaluations")
         kind, value = _outcome(task, future)
         if kind is None:
-            return _checked(task, value, f"the value of {name_of(index)}")
+            return _kept(task, args, _checked(task, value, f"the value of {name_of(index)}"))
         counter.fault(Fault(kind, index, args, value))
         if kind == "exception":  # the function would raise it again
             break
@@ -148,6 +166,12 @@ def _finish(
     with task.turn:
         substitute = _copied(task.on_error, value, *args)
     return _checked(task, substitute, f"the value that on_error gave for {name_of(index)}")
+
+
+def _kept(task: Task, args: tuple[Any, ...], leaves: Leaves) -> Leaves:
+    if task.cache.size:
+        task.cache.keep(name_of_args(args), leaves)
+    return leaves
 
 
 def _outcome(task: Task, future: Future[Any]) -> tuple[Literal["exception", "timeout", "death"] | None, Any]:
@@ -239,6 +263,9 @@ def check(task: Task) -> None:
         )
     if isinstance(task.retries, bool) or not isinstance(task.retries, int) or task.retries < 0:
         raise ValueError(f"retries={task.retries!r} must be a whole number >= 0")
+    size = task.cache.size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ValueError(f"cache_size={size!r} must be a whole number >= 0")
     if task.timeout is not None:
         check_positive("timeout", task.timeout, "give seconds, or None for no limit")
         if not hasattr(task.executor, "submit_within"):

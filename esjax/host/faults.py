@@ -43,6 +43,7 @@ class Log:
         deaths: workers that died.
         retries: calls that were made again.
         substituted: values that `on_error` gave.
+        hits: calls that were not made, since the value at the same arguments was known.
         faults: the last 100.
     """
 
@@ -52,6 +53,7 @@ class Log:
     deaths: int = 0
     retries: int = 0
     substituted: int = 0
+    hits: int = 0
     faults: deque[Fault] = field(default_factory=lambda: deque(maxlen=_KEPT_FAULTS))
 
 
@@ -63,10 +65,10 @@ class Counter:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def add(self, name: str) -> None:
-        """Adds 1 to what the log counts under that name."""
+    def add(self, name: str, count: int = 1) -> None:
+        """Adds to what the log counts under that name."""
         with self._lock:
-            setattr(self._log, name, getattr(self._log, name) + 1)
+            setattr(self._log, name, getattr(self._log, name) + count)
 
     def fault(self, fault: Fault) -> None:
         """Counts a fault, and keeps it without what would hold the batch in memory."""

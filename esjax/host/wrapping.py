@@ -13,6 +13,7 @@ from jax.experimental.buffer_callback import buffer_callback
 from esjax._core import trees
 from esjax._core.rules import with_rule
 from esjax.host import _evaluation
+from esjax.host._cache import Cache
 from esjax.host._evaluation import Task, Turn
 from esjax.host.faults import Log
 
@@ -27,13 +28,15 @@ def wrap(
     timeout: float | None = None,
     on_error: Callable[..., Any] | None = None,
     retries: int = 0,
+    cache_size: int = 0,
 ) -> "Wrapped":
     """Makes a Python function a JAX function, which works inside `jit`, `vmap`, `scan` and `smooth`.
 
     It has no gradient of its own: `esjax.smooth` gives it one. Under `vmap`, and so for all samples that
     `smooth` evaluates at once (its `chunk_size`), there is one callback from the device, and `python_fun` is
-    called once for each sample, never more. In a computation that `jit` by itself spreads over several
-    devices, each of them would call it: spread the samples by `smooth(..., sharding=...)` instead.
+    called once for each sample, never more, and with `cache_size` less often. In a computation that `jit` by
+    itself spreads over several devices, each of them would call it: spread the samples by
+    `smooth(..., sharding=...)` instead.
 
     Args:
         python_fun: `python_fun(*args)`, of pytrees of NumPy arrays (read-only), for one sample. It may keep
@@ -50,6 +53,9 @@ def wrap(
             `smooth(..., discard=jnp.isnan)` leaves out.
         retries: how often to repeat a call whose worker hung or died, ≥ 0. A call that raised an exception of
             `python_fun` itself is not repeated.
+        cache_size: how many values to keep, ≥ 0, those asked for last. Where all arguments are the same, bit
+            for bit, the value is then the one found before, and `log.hits` counts it: for a solver that is
+            asked the same problems in every epoch. 0: none, for a function that is random or has a memory.
 
     Returns:
         `wrapped(*args)`, args pytrees of arrays. `wrapped.log` counts evaluations and faults, and keeps the
@@ -80,7 +86,7 @@ def wrap(
         "give arrays or jax.ShapeDtypeStruct(shape, dtype)",
     )
     shapes = jax.eval_shape(lambda result: result, result)
-    task = Task(python_fun, shapes, executor, timeout, on_error, retries, Turn())
+    task = Task(python_fun, shapes, executor, timeout, on_error, retries, Turn(), Cache(cache_size))
     _evaluation.check(task)
     return Wrapped(task)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from esjax.tasks import codec, noisy, ranking, shortest_path, survival, yeast
+from esjax.tasks import assignment, codec, noisy, ranking, shortest_path, survival, yeast
 from esjax.tasks.frame import Task
 
 
@@ -20,6 +20,7 @@ def _shipped(task: Callable[[], Task]) -> Callable[[Path | None], Task]:
 
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
+    "assignment": _shipped(assignment.task),
     "codec": _shipped(codec.task),
     "noisy-0": partial(noisy.task, noisy.random_labels(0.0), "clean labels"),
     "noisy-20": partial(noisy.task, noisy.random_labels(0.2), "20 % random labels"),

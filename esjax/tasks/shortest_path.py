@@ -3,8 +3,9 @@
 A network predicts the cost of each cell of a 10 × 10 grid from the shade around it. Dijkstra's algorithm
 finds the cheapest route between two corners; its regret is its true cost over the least, minus 1.
 Baselines are two-stage: the same network trained on the squared error of costs, and of their logarithms.
-Ours: on the regret itself, from where the second baseline ends, plus a share of that baseline's loss. Each
-method chooses among four options on a strip of the training area.
+Ours: on the regret itself, or on the Fenchel–Young loss of the best routes, from where the second baseline
+ends, plus a share of that baseline's loss. Each method chooses among four options on a strip of the training
+area.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ _STEP = 4  # pixels from one tile to the next, elsewhere
 _TWO_STAGE = frame.grid(num_steps=(2000, 6000), rate=(0.003, 0.01))
 _REGRET_STEPS = 400
 _REGRET = frame.grid(share=(0.1, 0.5), sigma=(0.05, 0.1))
+_ROUTES = frame.grid(share=(0.1, 0.5), sigma=(0.1, 0.3))
+_KEPT = 20_000  # routes that are known to be best
 
 
 def task() -> frame.Task:
@@ -39,7 +42,7 @@ def task() -> frame.Task:
         seeds=2 * terrain.NUM_STRIPS,
         test_over_train=1 / (terrain.NUM_STRIPS - 1),
         compare=compare,
-        fits=2 * (len(_TWO_STAGE) + 1) + 1 + len(_REGRET) + 1,
+        fits=2 * (len(_TWO_STAGE) + 1) + 1 + len(_REGRET) + 1 + len(_ROUTES) + 1,
     )
 
 
@@ -64,6 +67,9 @@ def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, 
     def on_regret(first: models.Params, tiles: terrain.Tiles, options: dict[str, Any]) -> models.Params:
         return fitted(_regret_loss(**options), first, tiles, num_steps=_REGRET_STEPS, rate=0.001)
 
+    def on_routes(first: models.Params, tiles: terrain.Tiles, options: dict[str, Any]) -> models.Params:
+        return fitted(_routes_loss(**options), first, tiles, num_steps=_REGRET_STEPS, rate=0.001)
+
     def chosen(candidates: Sequence[dict[str, Any]], fit: Callable[..., models.Params], how: Any) -> Any:
         return min(candidates, key=lambda options: regret(fit(how, train, options), validation))
 
@@ -71,7 +77,13 @@ def compare(seed: int, on_fit: Callable[[], None] = frame.nothing) -> dict[str, 
     options = chosen(_TWO_STAGE, two_stage, _squared_error_of_logarithms)
     first, logarithms = (two_stage(_squared_error_of_logarithms, tiles, options) for tiles in (train, both))
     ours = on_regret(logarithms, both, chosen(_REGRET, on_regret, first))
-    found = {"two-stage, costs": costs, "two-stage, logarithms": logarithms, "regret itself": ours}
+    routes = on_routes(logarithms, both, chosen(_ROUTES, on_routes, first))
+    found = {
+        "two-stage, costs": costs,
+        "two-stage, logarithms": logarithms,
+        "regret itself": ours,
+        "Fenchel–Young": routes,
+    }
     return {name: regret(params, test) for name, params in found.items()}
 
 
@@ -119,12 +131,43 @@ def _regret_loss(sigma: float, share: float) -> models.Loss:
     def loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
         batch_key, smooth_key, other_key = jax.random.split(key, 3)
         shade, costs, best = _batch(batch_key, data)
-        predicted = predict(params, shade)
-        predicted = predicted * (costs.mean(1) / predicted.mean(1))[:, None]  # scale does not change a route
+        predicted = _scaled(predict(params, shade), costs)
         paid = jax.vmap(smoothed)(jax.random.split(smooth_key, len(best)), predicted, costs)
         return (paid / best - 1).mean() + share * _squared_error_of_logarithms(params, other_key, data)
 
     return loss
+
+
+@cache
+def _routes_loss(sigma: float, share: float) -> models.Loss:
+    of_one = esjax.losses.fenchel_young(
+        lambda theta: _route(-theta),
+        sigma=sigma,
+        num_samples=8,
+        perturbation=esjax.losses.multiplicative,
+        sampler=esjax.samplers.antithetic,
+    )
+
+    def loss(params: models.Params, key: Any, data: tuple[Array, ...]) -> Array:
+        batch_key, noise_key, other_key = jax.random.split(key, 3)
+        shade, costs, best = _batch(batch_key, data)
+        predicted = _scaled(predict(params, shade), costs)
+        lost = jax.vmap(of_one)(
+            jax.random.split(noise_key, len(best)), -predicted, jax.vmap(_best_route)(costs)
+        )
+        return (lost / best).mean() + share * _squared_error_of_logarithms(params, other_key, data)
+
+    return loss
+
+
+def _scaled(predicted: Array, costs: Array) -> Array:
+    """Returns predicted costs with the mean of the true ones (B, 100): scale does not change a route."""
+    return predicted * (costs.mean(1) / predicted.mean(1))[:, None]
+
+
+_route = esjax.host.wrap(terrain.shortest_route, np.zeros(terrain.SIZE**2, np.float32))
+_best_route = esjax.host.wrap(terrain.shortest_route, np.zeros(terrain.SIZE**2, np.float32), cache_size=_KEPT)
+"""The route under true costs: the same in every epoch and for every option, and so looked up."""
 
 
 def smooth_cost(sigma: float, *, num_samples: int) -> Callable[[Any, Array, Array], Array]:
@@ -137,11 +180,10 @@ def smooth_cost(sigma: float, *, num_samples: int) -> Callable[[Any, Array, Arra
     the gradient of F is how routes change with h: one number to perturb, however many cells there are.
     (Pogančić et al. 2020, eq. 2, look along this direction, too.)
     """
-    route = esjax.host.wrap(terrain.shortest_route, np.zeros(terrain.SIZE**2, np.float32))
 
     def least(h: Array, predicted: Array, true: Array) -> Array:
         costs = jnp.maximum(predicted + h * true, 1e-3)
-        return (route(jax.lax.stop_gradient(costs)) * costs).sum()
+        return (_route(jax.lax.stop_gradient(costs)) * costs).sum()
 
     smoothed = esjax.smooth(least, sigma=sigma, num_samples=num_samples, sampler=esjax.samplers.antithetic)
     slope = jax.grad(smoothed, argnums=1)

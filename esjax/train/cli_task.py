@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SETTINGS = "task.json"
 
 TaskName = Literal[
+    "assignment",
     "codec",
     "noisy-0",
     "noisy-20",
@@ -44,9 +45,10 @@ def do_task(
     """Train on a metric that people report, on real data, beside an honest baseline.
 
     Args:
-        name: codec (accuracy through JPEG), noisy (accuracy on Fashion-MNIST, that percentage of its
-            training labels random, or 40 % flipped), ranking (NDCG@10 on MSLR), shortest-path (regret of
-            routes across hills), survival (concordance on GBSG2) or yeast (macro-F1 of 14 labels).
+        name: assignment (regret where costs are predicted), codec (accuracy through JPEG), noisy (accuracy on
+            Fashion-MNIST, that percentage of its training labels random, or 40 % flipped), ranking (NDCG@10
+            on MSLR), shortest-path (regret of routes across hills), survival (concordance on GBSG2) or yeast
+            (macro-F1 of 14 labels).
         data: Where the data are, if no package ships them. None: where the task looks by default.
         seeds: Splits of the data, at least 2. None: as many as it takes to tell the methods apart.
         out: New folder for table, numbers and picture. None: one in runs/, named after the time.
