@@ -71,7 +71,7 @@ def task(archive: Path | None) -> frame.Task:
         baseline="rax, softmax loss",
         ours="NDCG@10 itself",
         higher_is_better=True,
-        seeds=12,
+        seeds=6,
         test_over_train=(_NUM_QUERIES - _NUM_TRAIN) / _NUM_TRAIN,
         compare=partial(compare, queries),
         fits=frame.num_fits(_PLAIN, _APPROXIMATE, _SMOOTHED),
