@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported when they are first used, so that `import esjax` i
         sigma,
     )
     from esjax.decisions import smooth_decisions
-    from esjax.smoothing import smooth
+    from esjax.smoothing import smooth, smooth_weights
 
 __all__ = [
     "__version__",
@@ -37,10 +37,15 @@ __all__ = [
     "sigma",
     "smooth",
     "smooth_decisions",
+    "smooth_weights",
 ]
 
 
-_HOMES = {"smooth": "esjax.smoothing", "smooth_decisions": "esjax.decisions"}
+_HOMES = {
+    "smooth": "esjax.smoothing",
+    "smooth_decisions": "esjax.decisions",
+    "smooth_weights": "esjax.smoothing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,9 @@ def _is_own(value, module):
     return value.__module__ == module.__name__ or value.__name__ in getattr(module, "__all__", ())
 
 
-CORE = dict(_functions(MODULES)) | {"smooth": esjax.smooth, "smooth_decisions": esjax.smooth_decisions}
+CORE = dict(_functions(MODULES)) | {
+    name: getattr(esjax, name) for name in ("smooth", "smooth_decisions", "smooth_weights")
+}
 FUNCTIONS = CORE | dict(_functions(TRAIN_MODULES))
 CLASSES = {
     f"{name}.{public}": value
@@ -102,7 +104,7 @@ def test_all_names_what_the_module_defines_without_underscore(name):
 
 
 def test_the_package_names_its_namespaces():
-    assert set(esjax.__all__) == {*NAMESPACES, "smooth", "smooth_decisions", "__version__"}
+    assert set(esjax.__all__) == {*NAMESPACES, "smooth", "smooth_decisions", "smooth_weights", "__version__"}
     found = {
         module.name for module in pkgutil.iter_modules([str(PACKAGE)]) if not module.name.startswith("_")
     }

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import tyro
 
-from esjax.benchmarks import batches, black_boxes, credit, plots, report, scaling, sorting
+from esjax.benchmarks import (
+    batches,
+    black_boxes,
+    credit,
+    plots,
+    report,
+    scaling,
+    sorting,
+    whole_networks,
+)
 
 _SECTIONS = {
     "batches": batches.run,
@@ -14,6 +23,7 @@ _SECTIONS = {
     "credit": credit.run,
     "sorting": sorting.run,
     "scaling": scaling.run,
+    "whole-networks": whole_networks.run,
 }
 
 
@@ -24,7 +34,8 @@ class Options:
     Attributes:
         quick: fewer problems and repeats, in 2 minutes on 2 cores instead of 17.
         out: the folder to write into, replacing what an earlier run left there.
-        only: the sections to run, of batches, black-boxes, credit, sorting and scaling; all if empty.
+        only: the sections to run, of batches, black-boxes, credit, sorting, scaling and whole-networks; if
+            empty, all.
     """
 
     quick: bool = False
