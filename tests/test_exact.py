@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 import esjax
 import esjax.exact
@@ -290,6 +290,102 @@ def test_thresholds_are_the_noises_own_tail(noise):
         lambda x, s: exact.threshold_probs(x, s, noise=noise).sum(), (0, 1)
     )(far, 1.0)
     assert value == 2 and (gradient == 0).all() and in_sigma == 0
+
+
+@pytest.mark.parametrize(("noise", "law"), [(LOGISTIC, stats.logistic), (GUMBEL, stats.gumbel_r)])
+def test_slopes_and_curvatures_of_thresholds_are_precise_where_the_decision_is_made(noise, law):
+    last, centre = (40.0, 0.0) if noise is LOGISTIC else (4.5, -np.euler_gamma)
+    a = np.linspace(-40, last, 61).astype(np.float32)
+    z = -a.astype(np.float64) - centre
+    slope, h = law.pdf(z), 1e-4
+    near, far = (law.pdf(z - i * h) - law.pdf(z + i * h) for i in (1, 2))
+    curvature = (8 * near - far) / (12 * h)
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+
+            def f(x):
+                return exact.threshold_probs(x, 1.0, noise=noise)
+
+            x = jnp.asarray(a, dtype)
+            np.testing.assert_allclose(f(x), law.sf(z), rtol=tolerance)
+            for first in (jax.grad(f), jax.jacfwd(f)):
+                np.testing.assert_allclose(jax.jit(jax.vmap(first))(x), slope, rtol=tolerance)
+                for second in (jax.grad(first), jax.jacfwd(first)):
+                    found = jax.jit(jax.vmap(second))(x)
+                    assert (abs(found - curvature) < tolerance * (slope + abs(curvature))).all()
+
+
+@pytest.mark.parametrize("lead", [0.5, 8.0, 20.0, 40.0])
+def test_slopes_of_a_softmax_are_precise_where_one_class_has_all_of_it(lead):
+    s = np.array([lead, 0.25, -0.5])
+
+    def slopes(s):
+        """∂p_c / ∂s_j with p_0's row by that of the others, in which nothing cancels."""
+        odds = np.exp(s[1:] - s[0])
+        p = np.concatenate([[1], odds]) / (1 + odds.sum())
+        found = -np.outer(p, p)
+        found[np.diag_indices(3)] = p * np.array([p[1:].sum(), p[0] + p[2], p[0] + p[1]])
+        return found
+
+    h, axes = 1e-3, np.eye(3) * 1e-3
+    curvatures = np.stack(
+        [
+            (8 * (slopes(s + e) - slopes(s - e)) - (slopes(s + 2 * e) - slopes(s - 2 * e))) / (12 * h)
+            for e in axes
+        ],
+        -1,
+    )
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+            x = jnp.asarray(s, dtype)
+            for f in (
+                lambda x: exact.argmax_probs(x, 1.0, noise=GUMBEL),
+                lambda x: exact.accuracy(
+                    jnp.broadcast_to(x[None], (3, 3)), np.arange(3, dtype=np.int32), 1.0, noise=GUMBEL
+                ),
+            ):
+                for first in (jax.jacrev(f), jax.jacfwd(f)):
+                    for found, truth in zip(jax.jit(first)(x), slopes(s), strict=True):
+                        assert _error(found, truth) < tolerance
+                    for second in (jax.jacrev(first), jax.jacfwd(first)):
+                        for found, truth in zip(jax.jit(second)(x), curvatures, strict=True):
+                            assert _error(found, truth) < tolerance
+
+
+def test_what_is_nan_has_nan_derivatives():
+    x, labels = jnp.array([[0.0, jnp.nan], [0.5, 1.0]]), jnp.array([0, 0])
+    for f in (
+        lambda x, y: exact.argmax_probs(x, 1.0)[:, 0],
+        lambda x, y: exact.argmax_probs(x, 1.0, noise=GUMBEL)[:, 0],
+        lambda x, y: exact.accuracy(x, y, 1.0),
+        lambda x, y: exact.top_k_probs(x, 1, 1.0)[:, 0],
+        lambda x, y: exact.top_k_accuracy(x, y, 1, 1.0),
+    ):
+        for derivative in (jax.jacrev(f), jax.jacfwd(f)):
+            slopes = jax.jit(derivative)(x, labels)
+            assert np.isnan(slopes[0, 0]).all() and np.isfinite(slopes[1, 1]).all()
+            if f.__code__.co_names[-1] in ("accuracy", "top_k_accuracy"):
+                assert np.isnan(jax.jit(derivative)(jnp.zeros((2, 2)), labels + 2)[1, 1]).all()
+    slopes = jax.jit(jax.grad(lambda x: exact.threshold_probs(x, 1.0).sum()))(x)
+    np.testing.assert_array_equal(np.isnan(slopes), np.isnan(x))
+
+
+def test_ratios_that_overflow_are_decided_and_have_no_slope():
+    x = jnp.array([[1e30, -1e30, 0.0]])
+    for noise in (NORMAL, GUMBEL, LOGISTIC):
+        functions = [lambda x, s, n=noise: exact.threshold_probs(x, s, noise=n).sum()]
+        if noise is not LOGISTIC:
+            functions += [
+                lambda x, s, n=noise: exact.argmax_probs(x, s, noise=n)[0, 0],
+                lambda x, s, n=noise: exact.accuracy(x, jnp.array([1]), s, noise=n).sum(),
+            ]
+        for f in functions:
+            derivatives = jax.grad(f, (0, 1))(x, 1e-6), jax.hessian(f, (0, 1))(x, 1e-6)
+            (slopes, in_sigma), rest = derivatives[0], jax.tree.leaves(derivatives[1])
+            assert in_sigma == 0 and (1e-6 * abs(slopes[0, :2]) < 1e-20).all()
+            assert all(np.isfinite(leaf).all() for leaf in rest)
+        in_sigma = jax.grad(lambda s, n=noise: exact.threshold_probs(x[:, :2], s, noise=n).sum())(1e-20)
+        assert in_sigma == 0
 
 
 def test_leading_axes_vmap_and_chunks_are_a_loop(monkeypatch):

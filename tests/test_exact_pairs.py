@@ -111,6 +111,31 @@ def test_gradients_stay_precise_where_the_pairs_are_decided(noise):
 
 
 @pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("closed", [pairs.kendall_tau, pairs.spearman_rho])
+def test_correlations_of_two_items_stay_precise_where_they_are_decided(closed, noise):
+    lead = {"normal": 11.0, "gumbel": 24.0, "logistic": 26.0}[noise]
+    law = {
+        "normal": stats.norm(scale=np.sqrt(2)).pdf,
+        "gumbel": stats.logistic.pdf,
+        "logistic": lambda d: (np.exp(-d) * (d - 2 + (d + 2) * np.exp(-d))) / (-np.expm1(-d)) ** 3,
+    }[noise]
+    slopes = jax.grad(partial(closed, sigma=1.0, noise=NOISES[noise]))(
+        jnp.array([lead, 0.0]), np.array([5, 2])
+    )
+    assert 0 < law(lead) < 1e-9
+    assert _error(slopes, 2 * law(lead) * np.array([1, -1])) < 2e-5
+
+
+def test_what_is_nan_has_nan_derivatives():
+    mask = np.arange(30) > 3
+    for f in OURS.values():
+        both = jax.jit(jax.value_and_grad(lambda s, sigma, f=f: f(s, sigma=sigma, mask=mask), (0, 1)))
+        value, (slopes, in_sigma) = both(jnp.asarray(SCORES).at[9].set(jnp.nan), 1.0)
+        assert np.isnan(value) and np.isnan(slopes[mask]).all() and np.isnan(in_sigma)
+        assert (slopes[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("noise", NOISES)
 def test_values_are_means_of_sampled_blocks(noise):
     eps = NOISES[noise].sample(jax.random.key(1), (5000, 30), jnp.float32)
     z = jnp.asarray(SCORES)[None] + 0.6 * eps

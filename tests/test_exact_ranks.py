@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import list_references as reference
 import numpy as np
 import pytest
+from scipy import stats
 
 import esjax
 from esjax import blocks
@@ -170,6 +171,83 @@ def test_derivatives_of_rank_probs_are_differences():
         np.testing.assert_allclose(jax.jit(jax.jacfwd(f))(x), columns, atol=1e-8)
 
 
+@pytest.mark.parametrize("noise", ["normal", "gumbel"])
+@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+def test_second_derivatives_of_few_items_are_differences_of_the_reference(metric, noise):
+    s, relevance = np.array([1.0, 0.0, -1.0, 0.8]), np.array([1, 0, 1, 0])
+    given = relevance if metric == "ndcg" else relevance > 0
+
+    def slopes(x):
+        f = getattr(reference, metric)
+        return reference.differences(lambda x: f(x[:-1], given, x[-1], noise, step=0.05), x, 4e-3)
+
+    x = np.append(s, 1.0)
+    rows = np.array([(slopes(x + e) - slopes(x - e)) / 8e-3 for e in np.eye(5) * 4e-3])
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+
+            def value(x):
+                return getattr(ranks, metric)(x[:-1], relevance, x[-1], noise=NOISES[noise])
+
+            for derivative in (jax.hessian, lambda f: jax.jacrev(jax.grad(f))):
+                found = jax.jit(derivative(value))(jnp.asarray(x, dtype))
+                np.testing.assert_allclose(found, rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+def test_long_lists_without_a_cutoff_are_those_of_convolved_counts(metric):
+    rng, size = np.random.default_rng(4), 2000
+    s, relevance = rng.normal(size=size).astype(np.float32), np.zeros(size, int)
+    relevance[np.argsort(-s)[[300, 900]]] = 2, 1
+    direction = rng.normal(size=size)
+    given = relevance if metric == "ndcg" else relevance > 0
+
+    def dense(t):
+        return getattr(reference, metric)(s + t * direction, given, 1.0, step=0.25)
+
+    slope = reference.differences(dense, np.array(0.0), 1e-2)
+    value, gradient = jax.jit(jax.value_and_grad(getattr(ranks, metric)))(jnp.asarray(s), given, 1.0)
+    np.testing.assert_allclose(value, dense(0.0), rtol=5e-6)
+    assert abs(gradient @ direction - slope) < 5e-6 * np.linalg.norm(gradient)
+
+
+def _density_of_differences(noise):
+    return {
+        "normal": stats.norm(scale=np.sqrt(2)).pdf,
+        "gumbel": stats.logistic.pdf,
+        "logistic": lambda d: (np.exp(-d) * (d - 2 + (d + 2) * np.exp(-d))) / (-np.expm1(-d)) ** 3,
+    }[noise]
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+def test_gradients_are_precise_where_all_places_but_two_are_decided(metric, noise):
+    lead = 9.0 if noise == "normal" else 16.0
+    s = np.array([lead - 400, 0.0, lead, -400.0, 400.0], np.float32)  # the last has a place of its own
+    relevance = np.array([0, 0, 1, 0, 0])
+    worth = {"ndcg": 1 / np.log2(3) - 1 / 2}.get(metric, 1 / 2 - 1 / 3)  # of the second place over the third
+    slope = _density_of_differences(noise)(lead) * worth
+    truth = slope * np.array([0, -1, 1, 0, 0])
+    for dtype, tolerance in ((np.float32, 2e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+            f = partial(getattr(ranks, metric), sigma=1.0, noise=NOISES[noise])
+            found = jax.grad(f)(jnp.asarray(s, dtype), relevance)
+            assert slope < 1e-6 and _error(found, truth) < tolerance
+            sharp = partial(getattr(ranks, metric), sigma=1e-6, noise=NOISES[noise])
+            assert abs(jax.grad(sharp)(jnp.asarray(SCORES, dtype), RELEVANCE)).max() < 1e-9
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_gumbel_gradients_are_those_of_convolved_counts_where_they_are_small(metric):
+    s = np.array([3.0, -4.0, 5.5, -2.5, 1.0, -6.0, -4.5, 7.0], np.float32)
+    ours, dense = METRICS[metric]
+    truth = reference.differences(lambda s: dense(s, sigma=1.0, noise="gumbel", step=0.04), s, 1e-3)
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+        with jax.enable_x64(dtype == np.float64):
+            f = jax.jit(jax.grad(partial(ours, noise=esjax.noise.gumbel)))
+            assert _error(f(jnp.asarray(s, dtype), sigma=dtype(1)), truth) < tolerance
+
+
 @pytest.mark.parametrize("closed", [partial(ranks.ndcg, k=3), ranks.average_precision])
 def test_vmap_and_scan_are_a_loop(closed):
     rng = np.random.default_rng(5)
@@ -275,6 +353,27 @@ def test_what_cannot_be_seen_under_jit_is_nan():
     assert np.isnan(jax.jit(partial(ranks.rank_probs, sigma=1.0))(s)).all()
 
 
+def test_what_is_nan_has_nan_derivatives():
+    s, relevance = jnp.array([0.0, jnp.nan, 1.0, 2.0]), jnp.array([1, 0, 1, 0])
+    mask = np.array([True, True, True, False])
+    infinite = s.at[1].set(0), jnp.array([1, jnp.inf, 0, 0])
+    ndcgs = (ranks.ndcg, partial(ranks.ndcg, k=2))
+    calls = [(f, s, relevance) for f in (*ndcgs, ranks.reciprocal_rank, ranks.average_precision)]
+    for closed, *arrays in calls + [(f, *infinite) for f in ndcgs]:
+        both = jax.jit(jax.value_and_grad(lambda s, r, sigma, f=closed: f(s, r, sigma, mask=mask), (0, 2)))
+        value, (slopes, in_sigma) = both(*arrays, 1.0)
+        assert np.isnan(value) and np.isnan(slopes[mask]).all() and slopes[3] == 0 and np.isnan(in_sigma)
+    slopes = jax.jit(jax.jacfwd(partial(ranks.rank_probs, sigma=1.0)))(s)
+    assert np.isnan(slopes[:, :, 1]).all()
+
+
+def test_large_relevance_does_not_overflow():
+    s, large = jnp.asarray(SCORES[:3]), np.array([3e38, 3e38, 0], np.float32)
+    for gain in ("linear", "exponential"):
+        found = ranks.ndcg(s, large, 1.0, gain=gain)
+        np.testing.assert_allclose(found, ranks.ndcg(s, jnp.array([1, 1, 0]), 1.0), rtol=1e-6)
+
+
 def test_narrow_floats_come_back_in_their_dtype():
     s = jnp.asarray(SCORES, jnp.bfloat16)
     value, slopes = jax.value_and_grad(partial(ranks.ndcg, k=3))(s, RELEVANCE, 1.0)
@@ -300,6 +399,9 @@ def test_memory_does_not_grow_with_nodes_or_lists():
         (lambda s, r: ranks.ndcg(s, r, 1.0, k=0), "k=0 must be a whole number >= 1"),
         (lambda s, r: ranks.ndcg(s, r, 1.0, gain="log"), "gain='log' must be"),
         (lambda s, r: ranks.ndcg(s, -r, 1.0), "relevance holds -1"),
+        (lambda s, r: ranks.ndcg(s, jnp.array([0, jnp.nan, 1]), 1.0), "relevance holds nan"),
+        (lambda s, r: ranks.ndcg(s, jnp.array([jnp.inf, 0, 1]), 1.0), "relevance holds inf"),
+        (lambda s, r: ranks.ndcg(s, np.array([1e300, 0, 1]), 1.0), "finite in float32"),
         (lambda s, r: ranks.ndcg(s, r, 0.0), "sigma=0.0 must be a finite number > 0"),
         (lambda s, r: ranks.ndcg(s, r, jnp.ones(3)), "sigma has shape"),
         (lambda s, r: ranks.ndcg(s.astype(jnp.int32), r, 1.0), "scores has dtype int32"),

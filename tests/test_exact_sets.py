@@ -443,6 +443,23 @@ def test_traced_labels_out_of_range_are_nan_for_classes_and_0_for_bits():
         assert np.isnan(jax.jit(f)(jnp.array([0.5, jnp.nan, 0.5]), *labels)).all()
 
 
+def test_what_is_nan_has_nan_derivatives():
+    x, y, options = jnp.array([0.5, jnp.nan, -1.0, 0.3]), jnp.array([0, 1, 1, 0]), {"noise": LOGISTIC}
+    mask = np.array([True, True, True, False])
+    names = ("f1", "jaccard", "precision", "recall", "balanced_accuracy", "dice", "matthews", "cohen_kappa")
+    metrics = [getattr(exact, name) for name in names] + [partial(exact.of_confusion, _of_counts)]
+    for f in metrics:
+        value, slopes = jax.jit(jax.value_and_grad(lambda x, f=f: f(x, y, 1.0, mask=mask, **options)))(x)
+        assert np.isnan(value) and np.isnan(slopes[mask]).all() and slopes[3] == 0, f
+        value, slopes = jax.jit(jax.value_and_grad(lambda x, f=f: f(x, y, 1.0, **options)))(x.at[1].set(0))
+        assert np.isfinite(value) and np.isfinite(slopes).all()
+    for f in (exact.f1, exact.balanced_accuracy):
+        slopes = jax.jit(jax.grad(lambda x, y, f=f: f(x, y, 1.0, mask=mask)))(
+            jnp.zeros((4, 2)), y.at[0].set(2)
+        )
+        assert np.isnan(slopes[mask]).all()
+
+
 X, BITS, CLASSES = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.int32), np.array([0, 1, 1])
 
 
@@ -479,7 +496,12 @@ X, BITS, CLASSES = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.int32), np.
         (lambda: exact.f1(X, CLASSES, 0.0), "sigma=0.0 must be"),
         (lambda: exact.f1(X, CLASSES, 1.0, noise=LOGISTIC), "logistic has no closed form"),
         (lambda: exact.f1(X, BITS, 1.0, noise=esjax.noise.laplace), "laplace has no closed form"),
-        (lambda: exact.f1(X + np.nan, CLASSES, 1.0), "NaN"),
+        (lambda: exact.f1(X + np.nan, CLASSES, 1.0), "scores holds NaN"),
+        (lambda: exact.f1(X + np.nan, BITS, 1.0), "scores holds NaN"),
+        (lambda: exact.f1(X - np.inf, CLASSES, 1.0), "scores of an example are all"),
+        (lambda: exact.f1(X, BITS, 1.0, threshold=np.nan), "in the units of scores"),
+        (lambda: exact.of_confusion(3, X[:, 0], CLASSES, 1.0), "metric=3 is not a function"),
+        (lambda: from_probs.of_confusion(lambda tp, fp: tp / fp, X[:, 0], CLASSES), "metric takes the four"),
         (lambda: exact.f1(BITS, CLASSES, 1.0), "scores has dtype int32"),
         (lambda: exact.f1("scores", CLASSES, 1.0), "scores='scores' is not an array"),
     ],

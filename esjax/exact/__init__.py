@@ -13,8 +13,8 @@ norm) are below 1e-5 in float32 and 1e-9 in float64, where that norm exceeds 1e-
 ranking: absolute errors). Functions of examples take leading axes as a batch, computed a few examples at a
 time; prefer them to `jax.vmap`. Metrics are of one batch or one list; use `jax.vmap` over others.
 
-NaN scores are refused where they are known (not traced); traced ones give NaN, as does a traced label that
-is out of range.
+NaN scores are refused where they are known (not traced); traced ones give NaN, in value and gradient, as does
+a traced label that is out of range.
 """
 
 from esjax.exact import from_probs

@@ -137,7 +137,29 @@ def argmax_probs(num_nodes: int | None, s: Array) -> Array:
 def _argmax_probs_dot(num_nodes: int, inputs: Any, tangents: Any) -> Array:
     """Keeps no block of nodes × classes for the transpose: each example's is computed again."""
     (s, probs), (s_dot, _) = inputs, tangents
-    leader = jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype)
-    leader = jnp.where(probs > 0.5, leader, 0)
+    leader = _leader(s, probs)
     rows = jax.checkpoint(partial(_probs_tangent_rows, num_nodes))
     return by_rows(rows, num_nodes * s.shape[-1], s, leader, s_dot)
+
+
+def _leader(s: Array, probs: Array) -> Array:
+    """Returns 1 for the class that has most of the probability, 0 for all others (..., K)."""
+    return jnp.where(probs > 0.5, jax.nn.one_hot(s.argmax(-1), s.shape[-1], dtype=s.dtype), 0)
+
+
+def softmax(s: Array) -> Array:
+    """Returns the chances (..., K) under Gumbel noise; their slopes are precise where one of them is 1."""
+    return _softmax_of(s, jax.nn.softmax(jax.lax.stop_gradient(s), -1))
+
+
+def _softmax_of(s: Array, probs: Array) -> Array:
+    return with_rule(probs, _softmax_dot, (s, probs))
+
+
+def _softmax_dot(inputs: Any, tangents: Any) -> Array:
+    """Returns p_c (ṡ_c − Σ_j p_j ṡ_j), with ṡ measured from the leader's, as in `_probs_tangent_rows`."""
+    (s, probs), (s_dot, _) = inputs, tangents
+    leader, probs = _leader(s, probs), _softmax_of(s, probs)
+    relative = s_dot - (leader * s_dot).sum(-1, keepdims=True)
+    others = (1 - leader) * probs * (relative - (probs * relative).sum(-1, keepdims=True))
+    return others - leader * others.sum(-1, keepdims=True)

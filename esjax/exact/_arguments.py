@@ -9,6 +9,7 @@ import numpy as np
 import esjax.noise
 from esjax._core import placement
 from esjax._core.check import as_array, as_classes, as_given, check_count, check_sigma, known
+from esjax._core.rules import with_rule
 from esjax.exact._argmax_integrals import FAR
 from esjax.noise import Noise
 
@@ -24,8 +25,15 @@ def standardized(scores: Array, reference: Array, finite: Array, sigma: Array) -
     The reference is a constant: probabilities do not change when all scores move together.
     """
     reference = jax.lax.stop_gradient(jnp.where(jnp.isfinite(reference), reference, 0))
-    s = (jnp.where(finite, scores, 0) - reference) / sigma[..., None]
-    return jnp.clip(jnp.where(finite, s, -FAR), -FAR, FAR)
+    s = in_units(jnp.where(finite, scores, 0) - reference, sigma[..., None], FAR)
+    return jnp.where(finite, s, -FAR)
+
+
+def in_units(difference: Array, sigma: Array, far: float) -> Array:
+    """Returns difference / σ, and ±`far` with zero gradients beyond that, where the ratio may overflow."""
+    beyond = jnp.abs(difference) >= far * sigma
+    ratio = jnp.where(beyond, 0, difference) / jnp.where(beyond, 1, sigma)
+    return jnp.where(beyond, far * jnp.sign(difference), ratio)
 
 
 def leads(scores: Array, labels: Array, sigma: Array) -> Array:
@@ -33,10 +41,10 @@ def leads(scores: Array, labels: Array, sigma: Array) -> Array:
     reference = own(scores, labels)[..., None]
     has_place = jnp.isfinite(reference)
     finite = jnp.isfinite(scores) & has_place
-    ahead = (jnp.where(finite, scores, 0) - jnp.where(has_place, reference, 0)) / sigma[..., None]
+    ahead = jnp.where(finite, scores, 0) - jnp.where(has_place, reference, 0)
+    ahead = in_units(ahead, sigma[..., None], FAR)
     ahead = jnp.where(finite & ~_is_label(scores, labels), ahead, -FAR)
-    ahead = jnp.where(jnp.isposinf(scores) & has_place, FAR, ahead)
-    return jnp.clip(ahead, -FAR, FAR)
+    return jnp.where(jnp.isposinf(scores) & has_place, FAR, ahead)
 
 
 def _is_label(scores: Array, labels: Array) -> Array:
@@ -59,7 +67,7 @@ def share(probs: Array, scores: Array, k: int) -> Array:
     few = (~masked).sum(-1, keepdims=True) <= k
     probs = jnp.where(masked | top | (num_top >= k), decided, jnp.where(few, 1, probs))
     valid = ~(jnp.isnan(scores).any(-1, keepdims=True) | masked.all(-1, keepdims=True))
-    return jnp.where(valid, probs, jnp.nan)
+    return nan_unless(valid, probs, jnp.where(jnp.isinf(scores), 0, scores).sum(-1, keepdims=True))
 
 
 def share_of_label(probs: Array, scores: Array, labels: Array, k: int) -> Array:
@@ -73,7 +81,32 @@ def share_of_label(probs: Array, scores: Array, labels: Array, k: int) -> Array:
 def where_valid(probs: Array, scores: Array, labels: Array) -> Array:
     """Returns probs (...), NaN for examples without an answer."""
     valid = ~(jnp.isnan(scores).any(-1) | jnp.isneginf(scores).all(-1))
-    return jnp.where(valid & (labels >= 0) & (labels < scores.shape[-1]), probs, jnp.nan)
+    valid = valid & (labels >= 0) & (labels < scores.shape[-1])
+    return nan_unless(valid, probs, jnp.where(jnp.isinf(scores), 0, scores).sum(-1))
+
+
+def nan_unless(valid: Array, value: Array, total: Array) -> Array:
+    """Returns the value where it is valid, else NaN with NaN derivatives in it and in `total`.
+
+    A choice between the value and NaN alone would have a gradient of 0 there, which looks like a right one.
+
+    Args:
+        valid: booleans that broadcast to `value`.
+        value: (...).
+        total: the sum of what the value is a function of; broadcasts to `value`.
+    """
+    known = jax.lax.stop_gradient(value)
+    return with_rule(jnp.where(valid, known, jnp.nan), _nan_unless_dot, (value, total, valid))
+
+
+def _nan_unless_dot(inputs: Any, tangents: Any) -> Array:
+    (value, _, valid), (value_dot, total_dot, _) = inputs, tangents
+    moved = jnp.zeros_like(value)
+    if value_dot is not None:
+        moved = moved + jnp.where(valid, 1, jnp.nan).astype(value.dtype) * value_dot
+    if total_dot is not None:
+        moved = moved + jnp.where(valid, 0, jnp.nan).astype(value.dtype) * total_dot
+    return moved
 
 
 # --- refusals ----------------------------------------------------------------------------------------

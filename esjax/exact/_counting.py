@@ -14,6 +14,7 @@ import numpy as np
 from esjax._core import placement
 from esjax._core.arrays import divided
 from esjax.exact import _count_laws, _ratios
+from esjax.exact._arguments import nan_unless
 from esjax.exact._batches import long_sum
 
 Array = jax.Array
@@ -91,14 +92,14 @@ def _averaged(
     formula: Formula, together: Formula, average: str, probs: Array, labels: Array, counted: Array
 ) -> Array:
     if probs.ndim == labels.ndim:
-        return formula(*_rows_of_bits(average, probs, labels, counted)).mean()
-    if average == "micro":
+        value = formula(*_rows_of_bits(average, probs, labels, counted))
+    elif average == "micro":
         inside = jnp.clip(labels, 0, probs.shape[-1] - 1)
         own = jnp.take_along_axis(probs, inside[:, None], 1)[:, 0]
         value = together(jnp.where(counted, own, 0)[None, :], counted[None, :])
     else:
         value = formula(*_rows_of_classes(probs, labels, counted))
-    return _where_classes(value.mean(), probs, labels, counted)
+    return _where_valid(value.mean(), probs, labels, counted)
 
 
 def balanced_accuracy(probs: Array, labels: Array, counted: Array) -> Array:
@@ -108,12 +109,11 @@ def balanced_accuracy(probs: Array, labels: Array, counted: Array) -> Array:
 
 @jax.jit
 def _balanced_accuracy(probs: Array, labels: Array, counted: Array) -> Array:
-    if probs.ndim == labels.ndim:
-        probs = jnp.stack([1 - probs, probs], -1)
-    p, is_actual = _rows_of_classes(probs, labels, counted)
+    of_classes = jnp.stack([1 - probs, probs], -1) if probs.ndim == labels.ndim else probs
+    p, is_actual = _rows_of_classes(of_classes, labels, counted)
     occurs = is_actual.any(-1)
     value = divided(recall(p, is_actual).sum(), _count(occurs, p))
-    return _where_classes(value, probs, labels, counted)
+    return _where_valid(value, probs, labels, counted)
 
 
 def _rows_of_bits(average: str, probs: Array, labels: Array, counted: Array) -> tuple[Array, Array]:
@@ -131,10 +131,14 @@ def _rows_of_classes(probs: Array, labels: Array, counted: Array) -> tuple[Array
     return jnp.where(counted[None, :], probs.T, 0), is_actual
 
 
-def _where_classes(value: Array, probs: Array, labels: Array, counted: Array) -> Array:
-    """Returns the value, NaN where a label that counts is no class."""
-    is_class = (labels >= 0) & (labels < probs.shape[-1])
-    return jnp.where((is_class | ~counted).all(), value, jnp.nan)
+def _where_valid(value: Array, probs: Array, labels: Array, counted: Array) -> Array:
+    """Returns the value, NaN with NaN derivatives where a chance that counts is, or its label is no class."""
+    of_classes = probs.ndim > labels.ndim
+    p = jnp.where(counted[..., None] if of_classes else counted, probs, 0)
+    valid = ~jnp.isnan(p).any()
+    if of_classes:
+        valid = valid & ((labels >= 0) & (labels < probs.shape[-1]) | ~counted).all()
+    return nan_unless(valid, value, p.sum())
 
 
 # --- metrics that are linear in TP once the number of ones is known ------------------------------------
@@ -152,7 +156,8 @@ def matthews(probs: Array, labels: Array, counted: Array) -> Array:
 def _matthews(probs: Array, labels: Array, counted: Array) -> Array:
     gain, s, num_actual, count = _gain(probs, labels, counted)
     of_actual = jnp.sqrt(num_actual * (count - num_actual))
-    return divided(divided(gain, jnp.sqrt(s * (count - s))).sum(), of_actual)
+    value = divided(divided(gain, jnp.sqrt(s * (count - s))).sum(), of_actual)
+    return _where_valid(value, probs, labels, counted)
 
 
 def cohen_kappa(probs: Array, labels: Array, counted: Array) -> Array:
@@ -163,7 +168,8 @@ def cohen_kappa(probs: Array, labels: Array, counted: Array) -> Array:
 @jax.jit
 def _cohen_kappa(probs: Array, labels: Array, counted: Array) -> Array:
     gain, s, num_actual, count = _gain(probs, labels, counted)
-    return divided(2 * gain, s * (count - num_actual) + (count - s) * num_actual).sum()
+    value = divided(2 * gain, s * (count - num_actual) + (count - s) * num_actual).sum()
+    return _where_valid(value, probs, labels, counted)
 
 
 def _gain(probs: Array, labels: Array, counted: Array) -> tuple[Array, Array, Array, Array]:
@@ -193,7 +199,7 @@ def _count_probs(probs: Array, counted: Array) -> Array:
     found = _count_laws.law(p)
     everywhere = jnp.zeros(p.size + 1, p.dtype)
     placed = jax.lax.dynamic_update_slice(everywhere, found.probs, (found.places[0],))
-    return jnp.where(jnp.isnan(p).any(), jnp.nan, placed)
+    return nan_unless(~jnp.isnan(p).any(), placed, p.sum())
 
 
 def of_confusion(metric: Metric, probs: Array, labels: Array, counted: Array) -> Array:
@@ -209,7 +215,7 @@ def of_confusion(metric: Metric, probs: Array, labels: Array, counted: Array) ->
         return jax.vmap(metric)(a, b, num_actual - a, count - num_actual - b).astype(p.dtype)
 
     mean = _mean_over_grid(value, (hits, num_actual), (alarms, count - num_actual))
-    return jnp.where(jnp.isnan(p).any(), jnp.nan, mean)
+    return _where_valid(mean, probs, labels, counted)
 
 
 def _mean_over_grid(

@@ -1,5 +1,7 @@
 """Expected metrics of a batch: what `from_probs` and `sets` share, whichever the chances come from."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 
@@ -79,6 +81,16 @@ def count_probs(batch: Batch) -> Array:
 
 def _check_metric(metric: Metric, dtype: jnp.dtype) -> None:
     """Raises `ValueError` unless the metric turns four numbers into one."""
+    if not callable(metric):
+        raise ValueError(f"metric={metric!r} is not a function; give one of the four counts tp, fp, fn, tn")
+    try:
+        inspect.signature(metric).bind(*range(4))
+    except TypeError as error:
+        raise ValueError(
+            f"metric takes the four counts tp, fp, fn, tn, and this one does not: {error}"
+        ) from None
+    except ValueError:  # of a builtin, which has no signature
+        pass
     found = jax.eval_shape(metric, *(jnp.zeros((), dtype),) * 4)
     if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(f"metric returns {found}; have it return one floating number, shape ()")

@@ -90,7 +90,7 @@ def from_scores(
         with jax.ensure_compile_time_eval():
             wide = jnp.where(_over(given, counted), wide, 0)
     if given.ndim == labels.ndim:
-        probs = choices.threshold_probs(wide, sigma, threshold=threshold, noise=noise)
+        probs = choices.chances_above("scores", wide, sigma, threshold, noise)
     else:
         value = known(as_array("threshold", threshold))
         if value is None or value.shape or value != 0:
@@ -98,7 +98,7 @@ def from_scores(
                 f"threshold={threshold} is for binary scores, of the labels' shape; of classes the largest "
                 "is chosen: leave it out"
             )
-        probs = choices.argmax_probs(wide, sigma, noise=noise)
+        probs = choices.chances_of_largest("scores", wide, sigma, noise, None)
     return Batch("scores", probs, labels, counted, given.dtype)
 
 

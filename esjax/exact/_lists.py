@@ -60,6 +60,7 @@ def places_of(noise: Noise, items: List) -> Places:
     return places(noise, items.scores, items.sigma, items.mask)
 
 
-def where_valid(value: Array, items: List) -> Array:
-    """Returns the value (...), NaN where a score that counts is."""
-    return jnp.where((jnp.isnan(items.scores) & items.mask).any(), jnp.nan, value)
+def where_valid(value: Array, items: List, valid: Array | bool = True) -> Array:
+    """Returns the value (...), NaN with NaN derivatives where it is not valid, or counts a NaN score."""
+    counted = jnp.where(items.mask & ~jnp.isinf(items.scores), items.scores, 0)
+    return _arguments.nan_unless(~jnp.isnan(counted).any() & valid, value, counted.sum())

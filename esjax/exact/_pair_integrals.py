@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esjax._core.arrays import divided
 from esjax._core.rules import with_rule
 from esjax.exact import _lists
 from esjax.exact._batches import long_sum
@@ -51,6 +52,7 @@ def of_all(noise: Noise) -> Integrand:
         found = _of_weights(value, (z, w, v), moved)
         if z_dot is None:
             return found
+        w = _beyond_nearest(pdf, w, v)
         at, pulled = long_sum(w * pdf, 0), long_sum(w * pdf * z_dot, 0)
         return found + 2 * (at * long_sum(v * pdf * z_dot, 0) - pulled * long_sum(v * pdf, 0))
 
@@ -80,6 +82,17 @@ def of_those_before(noise: Noise) -> Integrand:
         return found + 2 * long_sum(w * pdf * moved, 0)
 
     return integrand
+
+
+def _beyond_nearest(pdf: Array, w: Array, v: Array) -> Array:
+    """Returns w less a multiple of v, such that it is 0 for the item nearest to u: Σ_ij is the same.
+
+    For v_i w_j − w_i v_j is; and where no other item is near, each term is 0, not only their sum.
+    """
+    nearest = pdf.argmax(0, keepdims=True)
+    w, v = jnp.broadcast_to(w, pdf.shape), jnp.broadcast_to(v, pdf.shape)
+    of_nearest, scale = (jnp.take_along_axis(each, nearest, 0) for each in (w, v))
+    return w - of_nearest * divided(v, scale)
 
 
 def _with_rule(value: Any, dot: Any, *inputs: Array) -> Array:

@@ -6,7 +6,6 @@ so the sum over c is one derivative of H in one direction, b ↦ b + g f.
 """
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -124,85 +123,6 @@ def _padded(size: int, polynomials: Array, before: int = 0) -> Array:
     return jnp.pad(polynomials, [(before, after)] + [(0, 0)] * (polynomials.ndim - 1))
 
 
-# --- all places: sums of exponentials ----------------------------------------------------------------
-
-
-@lru_cache
-def exponentials(discount: str, size: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and w, with D(1 + m) = Σ_l w_l x_l^m for 0 ≤ m < size, up to a relative 10⁻⁶ or 10⁻¹⁰.
-
-    1 / r and 1 / log₂(1 + r) are completely monotone, so that few x, in geometric progression of their
-    logarithms, do (Braess and Hackbusch 2005); w by least squares.
-    """
-    log_size = math.log(size)
-    count = math.ceil(5 + 1.9 * log_size if dtype == np.float32 else 6 + 3.2 * log_size)
-    m = np.unique(np.concatenate([np.arange(min(size, 64)), np.geomspace(1, size, 400).astype(int) - 1]))
-    wanted = 1 / (1.0 + m) if discount == "reciprocal" else 1 / np.log2(2.0 + m)
-    found = []
-    for highest in (3.0, 4.0, 6.0, 8.0):
-        rates = np.geomspace(0.3 / size, highest, count)
-        design = np.exp(-np.outer(m, rates)) / wanted[:, None]
-        w = np.linalg.lstsq(design, np.ones(m.size), rcond=1e-15)[0]
-        found.append((abs(design @ w - 1).max(), np.exp(-rates), w))
-    return min(found, key=lambda each: each[0])[1:]
-
-
-def everywhere(noise: Noise, discount: str, z: Array, weights: Any, constants: Any) -> Array:
-    """Returns Σ_c g_c f_c E[D(1 + N_{−c}(u))] (lists, nodes), D(1 + m) = Σ_l w_l x_l^m.
-
-        E[D(1 + N_{−c})] = Σ_l w_l ∏_{j≠c} (b_j + a_j x_l)
-
-    Weights are (g,); constants may be (stops,), 1 where an item above ends it: x = 0 there.
-    """
-    (gains,) = weights
-    pdf, cdf, tail = pdf_cdf_tail(noise, z)
-    passed = tail * (1 - constants[0]) if constants else tail
-
-    def term(x: Array) -> Array:
-        factors, product = _product_of(cdf, tail, passed, x)
-        return product * long_sum(gains * pdf / factors, 0)
-
-    return _over_terms(term, discount, z)
-
-
-def precisions(noise: Noise, z: Array, weights: Any, constants: Any) -> Array:
-    """Returns Σ_c g_c f_c E[(1 + A) / (1 + A + B)] (lists, nodes), A, B the relevant and other rivals above.
-
-        E[(1 + A) x^(A+B)] = ∏_{j≠c} (b_j + a_j x) (1 + Σ_{j relevant, j≠c} a_j x / (b_j + a_j x))
-
-    Weights are (g,), constants (relevant,).
-    """
-    (gains,), (relevant,) = weights, constants
-    pdf, cdf, tail = pdf_cdf_tail(noise, z)
-
-    def term(x: Array) -> Array:
-        factors, product = _product_of(cdf, tail, tail, x)
-        one, share = gains * pdf / factors, relevant * tail * x / factors
-        return product * ((1 + long_sum(share, 0)) * long_sum(one, 0) - long_sum(one * share, 0))
-
-    return _over_terms(term, "reciprocal", z)
-
-
-def _product_of(cdf: Array, tail: Array, passed: Array, x: Array) -> tuple[Array, Array]:
-    """Returns the factors F + passed · x (n, ...), and their product (...)."""
-    least = jnp.asarray(np.finfo(cdf.dtype).tiny ** 0.4, cdf.dtype)
-    factors = jnp.maximum(cdf + passed * x, least)
-    lost = tail - passed * x
-    small = lost < 0.5
-    log = jnp.where(small, jnp.log1p(-jnp.where(small, lost, 0)), jnp.log(jnp.where(small, 1, factors)))
-    return factors, jnp.exp(long_sum(log, 0))
-
-
-def _over_terms(term: Any, discount: str, z: Array) -> Array:
-    x, w = exponentials(discount, z.shape[0], np.dtype(z.dtype))
-
-    def add(found: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        return found + at[1] * jax.checkpoint(term)(at[0]), None
-
-    start = jnp.zeros_like(z[0])
-    return jax.lax.scan(add, start, (jnp.asarray(x, z.dtype), jnp.asarray(w, z.dtype)))[0]
-
-
 # --- how fine the nodes must be ----------------------------------------------------------------------
 
 _STEP = {np.dtype(np.float32): 1.15, np.dtype(np.float64): 0.78}
@@ -210,7 +130,7 @@ _SMOOTH_STEP = {np.dtype(np.float32): 1.0, np.dtype(np.float64): 0.65}
 """Spacing of nodes in units of the scale on which integrands vary, for cutoffs and for smooth discounts:
 measured, so that errors of values and gradients are below 1e-5 and 1e-9."""
 _COARSEST = {np.dtype(np.float32): 0.75, np.dtype(np.float64): 0.5}
-_COARSEST_OF_GUMBEL = {np.dtype(np.float32): 0.5, np.dtype(np.float64): 0.34}
+_COARSEST_OF_GUMBEL = {np.dtype(np.float32): 0.42, np.dtype(np.float64): 0.28}
 """The largest spacing: exp(−π² / spacing) is the error for Gumbel noise, exp(−2π² / spacing) for logistic."""
 _SCOUTS = 0.5
 """Spacing of the nodes that look at how fast N(u) varies."""

@@ -9,9 +9,13 @@ import numpy as np
 
 from esjax._core.check import known
 from esjax.exact import _argmax_integrals, _arguments
-from esjax.noise import Noise, gumbel, logistic, normal
+from esjax.exact._noise_values import pdf_cdf_tail
+from esjax.noise import Noise, gumbel, normal
 
 Array = jax.Array
+
+_DECIDED = 1024.0
+"""So many σ beyond a threshold, the chance and its slope are 0 or 1 in any dtype, whichever the noise."""
 
 
 def argmax_probs(logits: Any, sigma: Any, *, noise: Noise = normal, num_nodes: int | None = None) -> Array:
@@ -44,7 +48,12 @@ def argmax_probs(logits: Any, sigma: Any, *, noise: Noise = normal, num_nodes: i
         >>> print(f"{probs[0]:.3f}")
         0.760
     """
-    logits, scores, sigma = _arguments.check_scores("logits", logits, sigma, num_nodes, of_classes=True)
+    return chances_of_largest("logits", logits, sigma, noise, num_nodes)
+
+
+def chances_of_largest(name: str, logits: Any, sigma: Any, noise: Noise, num_nodes: int | None) -> Array:
+    """Returns `argmax_probs` of logits by another name."""
+    logits, scores, sigma = _arguments.check_scores(name, logits, sigma, num_nodes, of_classes=True)
     _arguments.check_noise(noise, ("normal", "gumbel"))
     probs = _arguments.by_example(_argmax_probs, (noise, num_nodes), scores, sigma)
     return probs.astype(logits.dtype)
@@ -56,7 +65,8 @@ def _argmax_probs(noise: Noise, num_nodes: int | None, scores: Array, sigma: Arr
     largest = jnp.where(finite, scores, -jnp.inf).max(-1, keepdims=True)
     s = _arguments.standardized(scores, largest, finite, sigma)
     if noise == gumbel:
-        probs = jax.nn.softmax(jnp.where(finite | ~finite.any(-1, keepdims=True), s, -jnp.inf), -1)
+        has_none = ~finite.any(-1, keepdims=True)
+        probs = _argmax_integrals.softmax(jnp.where(finite | has_none, s, -jnp.inf))
     else:
         probs = _argmax_integrals.argmax_probs(num_nodes, s)
     return _arguments.share(probs, scores, 1)
@@ -126,20 +136,21 @@ def threshold_probs(x: Any, sigma: Any, *, threshold: Any = 0.0, noise: Noise = 
     Raises:
         ValueError: an argument is out of range, or known x holds NaN (traced ones give NaN).
     """
-    x, scores, sigma = _arguments.check_scores("x", x, sigma)
+    return chances_above("x", x, sigma, threshold, noise)
+
+
+def chances_above(name: str, x: Any, sigma: Any, threshold: Any, noise: Noise) -> Array:
+    """Returns `threshold_probs` of an x by another name."""
+    x, scores, sigma = _arguments.check_scores(name, x, sigma)
     _arguments.check_noise(noise, ("normal", "logistic", "gumbel"))
     threshold = _arguments.broadcast("threshold", threshold, scores.shape, scores.dtype)
     values = known(threshold)
     if values is not None and not np.isfinite(values).all():
         wrong = values[~np.isfinite(values)].flat[0]
-        raise ValueError(f"threshold={wrong} must be finite; use a number in the units of x")
+        raise ValueError(f"threshold={wrong} must be finite; use a number in the units of {name}")
     finite = jnp.isfinite(scores)
-    a = jnp.where(finite, (jnp.where(finite, scores, 0) - threshold) / sigma, 0)
-    if noise == normal:
-        probs = jax.scipy.special.ndtr(a)
-    elif noise == logistic:
-        probs = jax.nn.sigmoid(a)
-    else:
-        probs = -jnp.expm1(-jnp.exp(jnp.minimum(a, _argmax_integrals.FAR) - np.euler_gamma))
-    probs = jnp.where(finite, probs, jnp.where(jnp.isnan(scores), scores, (scores > 0).astype(scores.dtype)))
-    return probs.astype(x.dtype)
+    a = jnp.where(finite, scores - threshold, 0)
+    a = _arguments.in_units(a, sigma, _DECIDED)
+    probs = jax.scipy.special.ndtr(a) if noise == normal else pdf_cdf_tail(noise, -a)[2]
+    probs = jnp.where(finite, probs, (scores > 0).astype(scores.dtype))
+    return _arguments.nan_unless(~jnp.isnan(scores), probs, scores).astype(x.dtype)

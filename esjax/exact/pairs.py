@@ -4,7 +4,8 @@
 
 On a grid of u that all items share, a sum over pairs is a product of sums, or a cumulative sum in the order
 of the targets: O(n · nodes) instead of n². Errors are below 1e-5 in float32 and 1e-9 in float64, of the value
-and of the gradient, even where nearly all pairs are decided. One list (n,); use `jax.vmap` over lists.
+and of the gradient in units of its norm, even where nearly all pairs are decided. One list
+(n,); use `jax.vmap` over lists.
 """
 
 from functools import partial
@@ -31,7 +32,8 @@ def auc(scores: Any, labels: Any, sigma: Any, *, mask: Any = None, noise: Noise 
     (Hanley and McNeil 1982.) For normal noise, P is Φ((s_i − s_j) / (σ √2)); for Gumbel, a sigmoid.
 
     Args:
-        scores: (n,) of the items, floating. Infinite ones are beyond all others, as if equal and finite.
+        scores: (n,) of the items, floating. Infinite ones are beyond all others, as if finite and perturbed:
+            each of two equal ones is above with chance 1/2, as if there were no ties.
         labels: (n,) booleans or 0 and 1, 1 for a positive.
         sigma: σ > 0, the scale of the noise in units of the scores, ().
         mask: (n,) booleans, True for what counts. None: all.

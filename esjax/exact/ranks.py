@@ -2,8 +2,10 @@
 
 Each item's place is 1 + N, where N counts the items with a higher perturbed score. Given the item's own one,
 these are independent, so that a metric is an integral over one number, however many items there are. Errors
-are below 1e-5 in float32 and 1e-9 in float64, of the value and, where not all places are decided, of the
-gradient in units of its norm. One list (n,); use `jax.vmap` over lists.
+are below 1e-5 in float32 and 1e-9 in float64, of the value and of the gradient in units of its norm. Without
+a cutoff that holds even where nearly all places are decided. With one, some 1e-7 / σ of rounding (1e-16 / σ
+in float64) is left in the gradient, however small it is: where all places are decided, it is nothing else.
+One list (n,); use `jax.vmap` over lists.
 """
 
 import math
@@ -12,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esjax._core.arrays import (
     as_floating,
@@ -24,7 +27,7 @@ from esjax._core.arrays import (
 )
 from esjax._core.check import check_count
 from esjax._core.products import matmul
-from esjax.exact import _grid, _lists, _places
+from esjax.exact import _discounts, _grid, _lists, _places
 from esjax.exact._lists import List
 from esjax.noise import Noise, normal
 
@@ -50,8 +53,9 @@ def ndcg(
     and O(n log n · nodes) without a cutoff.
 
     Args:
-        scores: (n,) of the items, floating. Infinite ones are beyond all others, as if equal and finite.
-        relevance: (n,) ≥ 0.
+        scores: (n,) of the items, floating. Infinite ones are beyond all others, as if finite and perturbed:
+            of equal ones each order has its chance, where `esjax.blocks.ndcg` would keep theirs.
+        relevance: (n,) ≥ 0, finite (a traced one that is not gives NaN).
         sigma: σ > 0, the scale of the noise in units of the scores, ().
         k: ranks that count, ≥ 1. None: all.
         gain: "exponential", g = 2^relevance − 1 (Burges et al. 2005); or "linear", g = relevance.
@@ -76,20 +80,30 @@ def ndcg(
         raise ValueError(f"gain={gain!r} must be 'exponential' or 'linear'")
     count = relevance.size if k is None else min(check_count("k", k), relevance.size)
     items, dtype = _lists.as_list(scores, sigma, mask, noise)
-    check_known("relevance", relevance, items.mask, lambda r: ~(r < 0), "give numbers >= 0")
+    largest = float(np.finfo(np.dtype(items.scores.dtype)).max)
+    remedy = f"give numbers >= 0 that are finite in {items.scores.dtype}"
+    check_known("relevance", relevance, items.mask, lambda r: (r >= 0) & (r <= largest), remedy)
     grades = as_floating("relevance", relevance).astype(items.scores.dtype)
     return _lists.computed(partial(_ndcg, noise, count, gain), items, grades).astype(dtype)
+
+
+def _linear_gains(grades: Array) -> Array:
+    """Returns the grades (n,), in units of a power of 2 where the sum of large ones might overflow."""
+    return grades * jnp.where(grades.max() > 2.0**64, 2.0**-64, 1).astype(grades.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _ndcg(noise: Noise, k: int, gain: str, items: List, grades: Array) -> Array:
     grades = jnp.where(items.mask, grades, 0)
-    gains = grades if gain == "linear" else exponential_gains(grades)
+    valid = jnp.isfinite(grades).all()
+    gains = _linear_gains(grades) if gain == "linear" else exponential_gains(grades)
     discounts = 1 / jnp.log2(jnp.arange(2, 2 + k, dtype=gains.dtype))
     gains = divided(gains, matmul(jnp.sort(gains, descending=True)[:k], discounts))
     if k < gains.size:
-        return _up_to(noise, tuple(discounts_of(k)), items, gains)
-    return _everywhere(noise, partial(_places.everywhere, noise, "logarithmic"), items, gains)
+        value = _up_to(noise, tuple(discounts_of(k)), items, gains)
+    else:
+        value = _everywhere(noise, partial(_discounts.everywhere, noise), items, gains > 0, (gains,))
+    return _lists.where_valid(value, items, valid)
 
 
 def precision_at_k(
@@ -171,8 +185,8 @@ def reciprocal_rank(
 
 @partial(jax.jit, static_argnums=0)
 def _reciprocal_rank(noise: Noise, items: List, relevant: Array) -> Array:
-    gains = relevant.astype(items.scores.dtype)
-    return _everywhere(noise, partial(_places.everywhere, noise, "reciprocal"), items, gains, gains)
+    ones = relevant.astype(items.scores.dtype)
+    return _everywhere(noise, partial(_discounts.first_relevant, noise), items, relevant, (), (ones,))
 
 
 def average_precision(
@@ -204,8 +218,8 @@ def average_precision(
 @partial(jax.jit, static_argnums=0)
 def _average_precision(noise: Noise, items: List, relevant: Array) -> Array:
     ones = relevant.astype(items.scores.dtype)
-    gains = divided(ones, ones.sum())
-    return _everywhere(noise, partial(_places.precisions, noise), items, gains, ones)
+    total = _everywhere(noise, partial(_discounts.precisions, noise), items, relevant, (), (ones,))
+    return divided(total, ones.sum())
 
 
 def rank_probs(
@@ -270,11 +284,16 @@ def _up_to(noise: Noise, discounts: tuple[float, ...], items: List, gains: Array
 
 
 def _everywhere(
-    noise: Noise, integrand: _grid.Integrand, items: List, gains: Array, *constants: Array
+    noise: Noise,
+    integrand: _grid.Integrand,
+    items: List,
+    needed: Array,
+    weights: tuple[Array, ...],
+    constants: tuple[Array, ...] = (),
 ) -> Array:
-    """Returns the integral for discounts that no cutoff ends."""
+    """Returns the integral for discounts that no cutoff ends; items (n,) that are `needed` have a gain."""
     found = _lists.places_of(noise, items)
-    grid = _places.grid(noise, None, gains.size, 1, gains.dtype)
-    nodes = _places.nodes(grid, None, found, gains > 0)
-    value = _grid.integral(grid, integrand, found, nodes, (gains,), constants)
+    grid = _places.grid(noise, None, needed.size, 1, items.scores.dtype)
+    nodes = _places.nodes(grid, None, found, needed)
+    value = _grid.integral(grid, integrand, found, nodes, weights, constants)
     return _lists.where_valid(value, items)
