@@ -116,7 +116,7 @@ MUTATIONS = [
     Mutation(
         "second derivatives without the box",
         "smoothing/_surrogate.py",
-        "jnp.where(counts, terms, 0) * box + jnp.where(counts, own_baselines, 0) * (1 - box)",
+        "_sound(counts, terms) * box + _sound(counts, own_baselines) * (1 - box)",
         "terms * jax.lax.stop_gradient(box) + 0 * own_baselines",
         "test_smoothing.py test_unbiased.py",
     ),
@@ -417,8 +417,29 @@ MUTATIONS = [
     Mutation(
         "second derivatives of terms that a mask leaves out",
         "smoothing/_surrogate.py",
-        "jnp.where(counts, terms, 0) * box",
+        "_sound(counts, terms) * box",
         "terms * box",
+        "test_credit.py",
+    ),
+    Mutation(
+        "derivatives of slopes that are 0",
+        "smoothing/_surrogate.py",
+        "jnp.where(counts | jnp.isfinite(terms), terms, 0)",
+        "jnp.where(counts, terms, 0)",
+        "test_credit.py",
+    ),
+    Mutation(
+        "rounding to fewer bits after the mean",
+        "_jaxpr/peeling.py",
+        "return _is_floating(new) and _holds(new, old)",
+        "return _is_floating(new)",
+        "test_peeling.py",
+    ),
+    Mutation(
+        "products of whole numbers that wrap",
+        "_jaxpr/peeling.py",
+        "    if not all(_is_floating(dtype) for dtype in dtypes):",
+        "    if False:",
         "test_credit.py",
     ),
     Mutation(

@@ -365,6 +365,63 @@ def test_a_report_tells_the_pairs_kept_and_weighs_terms_with_their_slopes():
     assert without.share_credited == 1 and "credited" not in str(without)
 
 
+def _as_without(block):
+    """Asserts that values and gradients in x have the means of those without credit, over 400 keys."""
+
+    def draws(chosen):
+        smoothed = esjax.smooth(block, sigma=SIGMA, num_samples=64, credit=chosen, sampler=esjax.samplers.iid)
+        return jax.jit(jax.vmap(jax.value_and_grad(smoothed, 1), (0, None)))(
+            jax.random.split(jax.random.key(1), 400), X
+        )
+
+    for found, wanted in zip(draws(credit.auto), draws(credit.none), strict=True):
+        found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+        error = np.sqrt((found.var(0) + wanted.var(0)) / 400)
+        np.testing.assert_array_less(np.abs(found.mean(0) - wanted.mean(0)), 4.5 * error + 1e-6)
+
+
+def _hash(dtype, factor):
+    def block(x):
+        whole = (jnp.floor(x * 4) + 100).astype(dtype) * jnp.asarray(factor, dtype)
+        return (whole.astype(jnp.float32) * 2.0**-31).sum()
+
+    return block
+
+
+NOT_LINEAR = {
+    "rounded to bfloat16": lambda x: jax.lax.reduce_precision(1000 + x, 8, 7).sum(),
+    "uint32 that wrap": _hash(jnp.uint32, 2**31 + 12345),
+    "int32 that wrap": _hash(jnp.int32, 1103515245),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_what_rounds_or_wraps_each_number_is_no_linear_end(name):
+    _as_without(NOT_LINEAR[name])
+
+
+def test_slopes_that_are_0_have_derivatives():
+    """∂²F/∂x∂λ of λ Σ round(x) at λ = 0, and of Σ w round(x) at w = 0: the slopes of E[round]."""
+    x, options = jnp.linspace(-1.0, 2.0, 6), {"sigma": 0.5, "num_samples": 4096}
+    scaled = esjax.smooth(lambda x, lam: lam * jnp.round(x).sum(), **options)
+    found = jax.grad(lambda lam: jax.grad(scaled, 1)(jax.random.key(0), x, lam).sum())(0.0)
+    weighted = esjax.smooth(lambda x, w: (w * jnp.round(x)).sum(), **options)
+    matrix = jax.jacrev(lambda w: jax.grad(weighted, 1)(jax.random.key(0), x, w))(jnp.zeros(6))
+    slopes = jax.vmap(jax.grad(lambda x: norm.cdf((x - jnp.arange(-9.5, 10)) / 0.5).sum()))(x)
+    np.testing.assert_allclose(matrix, np.diag(slopes), atol=0.1)
+    np.testing.assert_allclose(found, slopes.sum(), atol=0.3)
+
+
+def test_a_division_that_a_mask_guards_has_no_slopes_of_1_over_0():
+    w = jnp.array([0.0, 1.0, 2.0, 0.0, 3.0, 0.0])
+    smoothed = esjax.smooth(
+        lambda x, w: jnp.where(w > 0, jnp.round(x) / w, 0.0).sum(), sigma=SIGMA, num_samples=64
+    )
+    found = jax.grad(lambda x, s: smoothed(jax.random.key(0), x, w, sigma=s), (0, 1))(X, SIGMA)
+    assert jnp.isfinite(found[0]).all() and jnp.isfinite(found[1])
+    np.testing.assert_array_equal(found[0][::3], 0)
+
+
 def test_one_pass_and_two_give_the_same_gradient():
     key = jax.random.PRNGKey(4)
     smoothed, twice = _smooth("weighted", 20), _smooth("weighted", 20, discard=jnp.isnan)

@@ -23,8 +23,9 @@ BLOCKS = {  # block(x, a, w), and how many terms it has
     "mean of rows": (lambda x, a, w: jnp.mean(jnp.sort(x.reshape(2, 3), axis=1), axis=1), SIZE),
     "weighted": (lambda x, a, w: jnp.sum(w**2 * jnp.round(x)) / jnp.sum(w), SIZE),
     "count": (lambda x, a, w: (x > 0).sum(), SIZE),
-    "count, weighted": (lambda x, a, w: ((x > 0).sum() * 3 - 2).astype(jnp.float32) * a, SIZE),
-    "whole weights": (lambda x, a, w: jnp.float32(jnp.dot(jnp.int32(x > 0), jnp.arange(SIZE))) * a, SIZE - 1),
+    "count, weighted": (lambda x, a, w: ((x > 0).sum() - 2).astype(jnp.float32) * 3 * a, SIZE),
+    "count times a whole number": (lambda x, a, w: jnp.float32((x > 0).sum() * 3) * a, 1),
+    "whole weights": (lambda x, a, w: jnp.float32(jnp.dot(jnp.int32(x > 0), jnp.arange(SIZE))) * a, 1),
     "mean of Booleans": (lambda x, a, w: jnp.mean(x > 0) * a, SIZE),
     "affine": (lambda x, a, w: jnp.where(x > 0, 1.0, 0.0).mean() * a**2 + jnp.sin(a), SIZE),
     "dot": (lambda x, a, w: jnp.tanh(x) @ w * a, SIZE),
@@ -114,3 +115,14 @@ def test_inside_a_trace_weights_may_be_traced():
     x, w = jnp.arange(1.0, SIZE + 1), jnp.asarray(WEIGHTS)
     found = jax.jit(jax.grad(through_terms))(w, x)
     np.testing.assert_allclose(found, jnp.sin(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
+def test_rounding_to_fewer_bits_is_of_each_term_and_not_of_their_mean(narrow):
+    """(Evaluated step by step: XLA may leave out a conversion there and back.)"""
+    x = jnp.linspace(1.0, 1.1, 7)
+    program = jax.make_jaxpr(lambda x: x.astype(narrow).astype(jnp.float32).sum())(x)
+    peeled = peel(program, [True])
+    (terms,) = jax.core.eval_jaxpr(peeled.terms.jaxpr, peeled.terms.consts, x)
+    np.testing.assert_array_equal(terms, x.astype(narrow).astype(jnp.float32))
+    assert peeled.num_terms == 7 and (terms != x).any()

@@ -83,11 +83,11 @@ def _linear_end(flat: ClosedJaxpr, of: Sequence[bool]) -> tuple[list[Any], dict[
             reading |= set(eqn.outvars)
     outvars = [var for var in flat.jaxpr.outvars if not isinstance(var, Literal)]
     dtypes = {var: var.aval.dtype for var in outvars if var in reading}
-    opened = []
+    opened: list[Any] = []
     for eqn in reversed(flat.jaxpr.eqns):
         wanted = [dtypes[var] for var in eqn.outvars if var in dtypes]
         moving = [not isinstance(atom, Literal) and atom in reading for atom in eqn.invars]
-        if not wanted or eqn.effects or not _is_linear(eqn, moving):
+        if not wanted or eqn.effects or not _is_linear(eqn, moving) or _is_guarded(eqn, opened):
             continue
         opened.append(eqn)
         for var, moves in zip(eqn.invars, moving, strict=True):
@@ -96,6 +96,12 @@ def _linear_end(flat: ClosedJaxpr, of: Sequence[bool]) -> tuple[list[Any], dict[
                 before = [dtypes[var]] if var in dtypes else []
                 dtypes[var] = max([*own, *before], key=lambda dtype: dtype.itemsize)
     return opened[::-1], dtypes
+
+
+def _is_guarded(eqn: Any, opened: list[Any]) -> bool:
+    """Whether this divides by what a selection further on may guard: slopes of 1/0 would be NaN there."""
+    divides = eqn.primitive.name == "div" and not isinstance(eqn.invars[1], Literal)
+    return divides and any(each.primitive.name == "select_n" for each in opened)
 
 
 def _is_floating(dtype: Any) -> bool:
@@ -113,25 +119,32 @@ def _is_linear(eqn: Any, moving: Sequence[bool]) -> bool:
         return True
     if not all(_adds_up(dtype) for dtype in dtypes):
         return False
-    if name in _SUMS:
+    if name in (*_SUMS, "sub", "neg"):
         return True
-    if name in ("sub", "neg"):
-        return not any(jnp.issubdtype(dtype, jnp.unsignedinteger) for dtype in dtypes)
+    if not all(_is_floating(dtype) for dtype in dtypes):  # products of whole numbers are often meant to wrap
+        return False
     if name == "div":
-        return _is_floating(dtypes[0]) and not moving[1]
+        return not moving[1]
     return name in ("mul", "dot_general") and sum(moving) == 1
 
 
 def _adds_up(dtype: Any) -> bool:
-    """Whether sums in this dtype are those of numbers: narrow whole numbers may be meant to wrap."""
-    return _is_floating(dtype) or (jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize >= 4)
+    """Whether sums in this dtype are those of numbers: narrow or unsigned ones may be meant to wrap."""
+    return _is_floating(dtype) or (jnp.issubdtype(dtype, jnp.signedinteger) and dtype.itemsize >= 4)
 
 
 def _keeps_numbers(old: Any, new: Any) -> bool:
-    """Whether a conversion keeps numbers, up to rounding."""
+    """Whether a conversion keeps numbers: to fewer bits it rounds each of them, which a mean does not."""
     if _is_floating(old):
-        return _is_floating(new)
+        return _is_floating(new) and _holds(new, old)
     return old == jnp.bool_ or _is_floating(new) or np.can_cast(old, new, "safe")
+
+
+def _holds(new: Any, old: Any) -> bool:
+    """Whether every number of one floating dtype is one of another."""
+    finfo: Any = jnp.finfo  # JAX gives it no types
+    wide, narrow = finfo(new), finfo(old)
+    return bool(wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp)
 
 
 # --- evaluation --------------------------------------------------------------------------------------

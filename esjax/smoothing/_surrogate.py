@@ -35,7 +35,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
         terms = _samples.evaluate(problem, inputs, drawn)
         log_ratio = problem.perturbing.log_ratio(inputs, constant, drawn)
         box = jnp.exp(problem.readers.by_term(log_ratio))
-        boxed = jnp.where(counts, terms, 0) * box + jnp.where(counts, own_baselines, 0) * (1 - box)
+        boxed = _sound(counts, terms) * box + _sound(counts, own_baselines) * (1 - box)
         return jnp.where((kept[:, None] > 0) | is_none, boxed, 0).sum(0)
 
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:
@@ -45,3 +45,11 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
 
     total, _ = _folding.fold(problem, step, _folding.zeros(problem, key, problem.num_terms))
     return _samples.combined(problem, inputs, total / jnp.where(is_none, jnp.nan, num_kept))
+
+
+def _sound(counts: Array, terms: Array) -> Array:
+    """Returns terms, with 0 for what is not finite and does not count.
+
+    (Finite ones stay: where a slope is 0, its own derivative in args need not be.)
+    """
+    return jnp.where(counts | jnp.isfinite(terms), terms, 0)
