@@ -55,7 +55,7 @@ def threads():
 def test_value_and_gradient_are_those_of_the_same_block_in_jax(executor, request):
     executor = executor and request.getfixturevalue(executor)
     block = esjax.host.wrap(host_functions.count, NUMBER, executor)
-    options = {"sigma": 0.5, "num_samples": 32}
+    options = {"sigma": 0.5, "num_samples": 32, "credit": esjax.credit.none}
     key = jax.random.PRNGKey(0)
     found, wanted = (
         jax.jit(jax.value_and_grad(esjax.smooth(fun, **options), argnums=1))(key, X)
@@ -637,7 +637,7 @@ _WITH_TESTS = {"env_vars": {"PYTHONPATH": os.path.dirname(__file__)}}
 def _evaluates_as_jax_does(executor):
     block = esjax.host.wrap(host_functions.count, NUMBER, executor)
     smoothed = esjax.smooth(block, sigma=0.5, num_samples=32)
-    wanted = esjax.smooth(_count, sigma=0.5, num_samples=32)
+    wanted = esjax.smooth(_count, sigma=0.5, num_samples=32, credit=esjax.credit.none)
     key = jax.random.PRNGKey(0)
     for _ in range(2):  # the same inputs twice: an executor that remembers values would not call again
         found = jax.jit(jax.grad(smoothed, argnums=1))(key, X)
@@ -667,7 +667,9 @@ def test_programs_work(threads):
         )
 
     smoothed = esjax.smooth(esjax.host.wrap(by_program, NUMBER, threads), sigma=0.5, num_samples=8)
-    wanted = jax.value_and_grad(esjax.smooth(_count, sigma=0.5, num_samples=8), argnums=1)
+    wanted = jax.value_and_grad(
+        esjax.smooth(_count, sigma=0.5, num_samples=8, credit=esjax.credit.none), argnums=1
+    )
     found = jax.jit(jax.value_and_grad(smoothed, argnums=1))(jax.random.key(0), X)
     chex.assert_trees_all_close(found, wanted(jax.random.key(0), X), rtol=1e-6)
 
