@@ -352,6 +352,13 @@ MUTATIONS = [
         "test_credit.py",
     ),
     Mutation(
+        "the offset taken off sums in place of values",
+        "smoothing/_sums.py",
+        "sums.centred + sum_rows(centred)",
+        "sums.centred + (sum_rows(terms) - count * offset)",
+        "test_weights.py",
+    ),
+    Mutation(
         "discard looks at terms",
         "smoothing/_weights.py",
         "(combined(problem, inputs, terms))",
@@ -368,8 +375,8 @@ MUTATIONS = [
     Mutation(
         "a report without the slopes of terms",
         "smoothing/_report.py",
-        "jnp.where(slopes == 0, 0, weights[:, None] * slopes)",
-        "weights[:, None] * jnp.ones_like(slopes)",
+        "jnp.where(slopes[None] == 0, 0, weights[:, None] * slopes[None])",
+        "weights[:, None] * jnp.ones_like(slopes)[None]",
         "test_credit.py",
     ),
     Mutation(

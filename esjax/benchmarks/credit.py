@@ -22,9 +22,10 @@ def run(quick: bool) -> Section:
     claims: list[Claim] = []
     for dim in (1000,) if quick else (100, 1000, 10_000):
         for make in (problems.rounding, problems.threshold_count):
-            table, found = _compare(Local(make(dim), None), quick)
+            of_one = Local(make(dim), None)
+            table, found = _compare(of_one, quick)
             tables.append(table)
-            claims += _of_one_coordinate(make(dim).name, found)
+            claims += _of_one_coordinate(of_one.problem.name, found)
     for of_more, wanted in _reading_more(quick):
         table, found = _compare(of_more, quick)
         tables.append(table)

@@ -71,14 +71,14 @@ def evaluate(
     if not task.cache.size:
         return _evaluate(task, counter, samples)
     names = [name_of_args(args) for _, args in samples]
-    found = {name: task.cache.find(name) for name in names}
+    found = {name: leaves for name in names if (leaves := task.cache.find(name)) is not None}
     new: dict[Hashable, tuple[tuple[int, ...], tuple[Any, ...]]] = {}
     for name, sample in zip(names, samples, strict=True):
-        if found[name] is None:
+        if name not in found:
             new.setdefault(name, sample)
     counter.add("hits", len(samples) - len(new))
-    found |= dict(zip(new, _evaluate(task, counter, list(new.values())), strict=True))
-    return [leaves for name in names if (leaves := found[name]) is not None]
+    found |= zip(new, _evaluate(task, counter, list(new.values())), strict=True)
+    return [found[name] for name in names]
 
 
 def _evaluate(

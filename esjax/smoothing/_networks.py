@@ -67,7 +67,7 @@ def estimate(
     x, sigmas = trees.flatten(wide, dtype), trees.flatten_sigma(scales, wide, dtype)
     problem, leaves = _problem(options, network, informed, as_key, data, args, fun_consts, (x, sigmas))
     value, report = _derivatives.estimate(problem, data, (x, sigmas, *leaves))
-    own = _vectors._own_shapes(fun, values, wide, params, args)
+    own = _vectors.own_shapes(fun, values, wide, params, args)
     return Found(trees.unflattener(own)(value), jax.lax.stop_gradient(report), (*network.matrices, *whole))
 
 
@@ -156,10 +156,10 @@ def _problem(
     """Returns the problem, and the arrays that it takes: args, consts, and all that no noise reaches."""
     x, sigma = inputs
     layout = network.layout
-    groups = _vectors._groups(options, layout.dim_odd)
+    groups = _vectors.groups_of(options, layout.dim_odd)
     any_values = chunks.varying_like(jnp.zeros(network.num_values, network.dtype), data)
     functions, consts = _options.functions(options, groups, as_key(data), layout.dim_odd, any_values)
-    of_options, block, own, constant_args = _vectors._of_leaves(
+    of_options, block, own, constant_args = _vectors.of_leaves(
         functions, consts, lambda consts, _, *args: (args, consts), fun_consts, args
     )
     evaluated, drawn = _chunks(options, groups.size, layout, network)
@@ -174,24 +174,19 @@ def _problem(
 
     leaves = (*own, *of_shared)
     of_options = _options.Functions(*map(of_own, of_options))
-    problem = Problem(
+    problem = _vectors.problem_of(
+        options,
+        of_options,
+        groups.size,
         fun=fun,
         combine=None,
         readers=_credit.everyone(network.num_values, layout.dim),
         perturbing=_low_rank.low_rank(layout, of_options.draw, groups.size),
-        coefficients=of_options.coefficients,
-        at_input=of_options.at_input,
-        averages=_options.averages(options.baseline, groups.size, options.num_samples),
-        transform=of_options.transform,
-        discard=None,
         is_uniform=chunks.vary_alike((data, leaves)),
         constant_args=constant_args,
         as_key=as_key,
-        group_size=groups.size,
-        num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
-        shards=options.shards,
         informed=informed,
         dim=layout.dim,
         num_terms=network.num_values,

@@ -41,9 +41,10 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     values = _samples.combined(problem, inputs, saved.values)
     centred = (values - mean[None]) * saved.kept[:, None]
     group_totals = in_groups(centred, problem.group_size).sum(1)
-    total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept)
+    slopes = None if problem.combine is None else _slopes(problem, inputs)
+    total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept, slopes)
     at_input = _weights.block_at_input(problem, inputs, saved)
-    sizes = _sizes(problem, inputs, weights)
+    sizes = _sizes(weights, slopes)
     changed = (_differ(values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
     return Report(
         num_samples=jnp.asarray(problem.num_samples, problem.dtype),
@@ -58,11 +59,10 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     )
 
 
-def _sizes(problem: Problem, inputs: Inputs, weights: Array) -> Array:
+def _sizes(weights: Array, slopes: Array | None) -> Array:
     """Returns √(Σ_t c_t² w_nt²) (num_samples,), where c_t² sums squares of the slopes of values in term t."""
-    if problem.combine is None:
+    if slopes is None:
         return jnp.sqrt((weights**2).sum(1))
-    slopes = _slopes(problem, inputs)
     return jnp.sqrt(jnp.where((slopes == 0).all(0)[None], 0, weights**2 * (slopes**2).sum(0)[None]).sum(1))
 
 
@@ -100,11 +100,11 @@ class _Squares(NamedTuple):
 
 
 def _gradient_sums(
-    problem: Problem, key: Any, inputs: Inputs, weights: Array, kept: Array
+    problem: Problem, key: Any, inputs: Inputs, weights: Array, kept: Array, slopes: Array | None
 ) -> tuple[Array, Array]:
     """Returns G = Σ_j g_j, (num_values, dim) or what of it is not 0, and Σ_j ‖g_j − p_j G‖² ()."""
     size, num_kept = problem.group_size, kept.sum()
-    of_chunk = _with_credit if problem.has_credit else _without_credit
+    of_chunk = partial(_with_credit, slopes) if problem.has_credit else _without_credit
 
     def step(sums: _Squares, start: Array, count: int) -> tuple[_Squares, None]:
         drawn = _samples.draw(problem, key, inputs, start, count)
@@ -141,16 +141,21 @@ def _without_credit(
 
 
 def _with_credit(
-    problem: Problem, inputs: Inputs, drawn: Perturbations, weights: Array, of_sample: Array
+    slopes: Array | None,
+    problem: Problem,
+    inputs: Inputs,
+    drawn: Perturbations,
+    weights: Array,
+    of_sample: Array,
 ) -> tuple[Array, Array, Array]:
     """Returns the same, where what a sample adds to the gradient is w_n s(ε_n) / σ along pairs."""
     scores = problem.perturbing.scores(inputs, drawn)
-    if problem.combine is None:
+    if slopes is None:
         terms, coordinates = problem.readers.pairs
         added = weights[:, terms] * scores[:, coordinates]
     else:
-        slopes = _slopes(problem, inputs)[None]
-        by_value = problem.readers.by_coordinate(jnp.where(slopes == 0, 0, weights[:, None] * slopes))
+        weighted = jnp.where(slopes[None] == 0, 0, weights[:, None] * slopes[None])
+        by_value = problem.readers.by_coordinate(weighted)
         added = (by_value * scores[:, None]).reshape(len(scores), -1)
     of_groups = in_groups(added, problem.group_size).sum(1)
     return added.sum(0), (added * of_sample).sum(0), (of_groups**2).sum()

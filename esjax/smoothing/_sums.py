@@ -84,11 +84,10 @@ def value_and_gradients(
         offset = jnp.where(is_first, terms[:_FIRST].mean(0), sums.offset) if centres else sums.offset
         centred = terms - offset[None]
         own, total = _weights.partial_weights(problem, inputs, centred, f_x)
-        in_terms = sum_rows(terms)
         return _Sums(
             offset=offset,
-            values=sums.values + in_terms,
-            centred=sums.centred + (in_terms - count * offset),
+            values=sums.values + sum_rows(terms),
+            centred=sums.centred + sum_rows(centred),
             scores=jax.tree.map(jnp.add, sums.scores, scores_of(drawn, credited(own), total)),
             args=jax.tree.map(jnp.add, sums.args, in_args),
         ), None

@@ -63,9 +63,9 @@ def _problem(
     dtype = trees.accumulator_dtype((wide, values))
     dim, num_values = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (x, values))
     any_x, any_values = (chunks.varying_like(jnp.zeros(size, dtype), data) for size in (dim, num_values))
-    groups = _groups(options, dim)
+    groups = groups_of(options, dim)
     functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
-    of_options, block, leaves, constant_args = _of_leaves(functions, consts, call, fun_consts, args)
+    of_options, block, leaves, constant_args = of_leaves(functions, consts, call, fun_consts, args)
     unflatten_x = trees.unflattener(wide)
 
     def of_vector(z: Array, leaves: Args) -> Array:
@@ -74,34 +74,44 @@ def _problem(
     peels = of_options.transform is None
     terms = _terms.of_block(of_vector, options.credit, any_x, num_values, leaves, peels=peels)
     evaluated, drawn = _chunks(options, groups.size, _width(dim, terms))
-    problem = Problem(
+    problem = problem_of(
+        options,
+        of_options,
+        groups.size,
         fun=terms.fun,
         combine=terms.combine,
         readers=terms.readers,
         perturbing=dense(of_options.draw, of_options.score),
-        coefficients=of_options.coefficients,
-        at_input=of_options.at_input,
-        averages=_options.averages(options.baseline, groups.size, options.num_samples),
-        transform=of_options.transform,
-        discard=of_options.discard,
         is_uniform=chunks.vary_alike((data, leaves)),
         constant_args=constant_args,
         as_key=as_key,
-        group_size=groups.size,
-        num_samples=options.num_samples,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
-        shards=options.shards,
         informed=informed,
         dim=dim,
         num_terms=terms.num_terms,
         num_values=num_values,
         dtype=dtype,
     )
-    return problem, leaves, trees.unflattener(_own_shapes(fun, values, wide, x, args))
+    return problem, leaves, trees.unflattener(own_shapes(fun, values, wide, x, args))
 
 
-def _of_leaves(
+def problem_of(options: Options, functions: Functions, group_size: int, **parts: Any) -> Problem:
+    """Returns the problem of options, whose functions are of the leaves, with its other `parts`."""
+    return Problem(
+        coefficients=functions.coefficients,
+        at_input=functions.at_input,
+        averages=_options.averages(options.baseline, group_size, options.num_samples),
+        transform=functions.transform,
+        discard=functions.discard,
+        group_size=group_size,
+        num_samples=options.num_samples,
+        shards=options.shards,
+        **parts,
+    )
+
+
+def of_leaves(
     functions: Functions,
     consts: dict[str, list[Any]],
     call: Callable[..., Any],
@@ -137,13 +147,13 @@ def _of_leaves(
     return of_options, block, leaves, constant_args
 
 
-def _own_shapes(fun: Callable[..., Any], values: Any, wide: Any, x: Any, args: tuple[Any, ...]) -> Any:
+def own_shapes(fun: Callable[..., Any], values: Any, wide: Any, x: Any, args: tuple[Any, ...]) -> Any:
     """Returns the shapes and dtypes of `fun(x, *args)`, where `values` are those of the widened x."""
     is_narrow = any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (x, wide)), strict=True))
     return jax.eval_shape(fun, x, *args) if is_narrow else values
 
 
-def _groups(options: Options, dim: int) -> Groups:
+def groups_of(options: Options, dim: int) -> Groups:
     """Returns the groups; raises `ValueError` where they do not fit what compares or shares them."""
     groups = options.sampler(options.num_samples, dim, options.noise)
     _options.check_groups(options, groups)

@@ -233,7 +233,6 @@ def _smooth(block: Any, **options: Any) -> Any:
     return esjax.smooth(block, sigma=_SIGMA, num_samples=_NUM_SAMPLES, sampler=pairs, **options)
 
 
-@cache
 def _mean_of(loss: Any) -> Any:
     """Makes the mean over a random batch of `loss(key, logits, image, label, classifier, contrast)`."""
 
