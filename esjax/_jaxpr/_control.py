@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from esjax._jaxpr import _sets
+from esjax._jaxpr import _sets, scans
 from esjax._jaxpr._sets import Readings
 from esjax._jaxpr._values import Value
 
@@ -37,6 +38,12 @@ def _either(values: list[Values], shapes: list[tuple[int, ...]], also: Readings 
 
 def _call(name: str) -> Callable[[Any, Values, Walk], Values]:
     return lambda eqn, inputs, walk: walk.enter(eqn.params[name], inputs)
+
+
+def _expanded(eqn: Any, inputs: Values, walk: Walk) -> Values:
+    """Enters what a primitive that is an object says that it is made of."""
+    program = jax.make_jaxpr(eqn.params["_prim"].expand)(*(atom.aval for atom in eqn.invars))
+    return walk.enter(program, inputs)
 
 
 def _linear_solve(eqn: Any, inputs: Values, walk: Walk) -> Values:
@@ -77,7 +84,7 @@ def _until_stable(step: Callable[[Values], Values], state: Values, shapes: list[
 def _scan(eqn: Any, inputs: Values, walk: Walk) -> Values:
     """Follows each step where that is affordable: what is read lies in a cone."""
     p = eqn.params
-    num_fixed, num_carried = p["num_consts"], p["num_carry"]
+    num_fixed, num_carried = scans.num_fixed_and_carried(p)
     fixed, state, rows = (
         inputs[:num_fixed],
         inputs[num_fixed:][:num_carried],
@@ -156,12 +163,12 @@ class Entry(NamedTuple):
     params: tuple[str, ...]
 
 
-_OF_SCAN = ("jaxpr", "length", "reverse", "num_consts", "num_carry")
 _OF_WHILE = ("cond_jaxpr", "body_jaxpr", "cond_nconsts", "body_nconsts")
 _ENTRIES: dict[str, list[Entry]] = {
     "cond": [Entry(_cond, ("branches",))],
-    "scan": [Entry(_scan, _OF_SCAN)],
+    "scan": [Entry(_scan, ("jaxpr", "length", "reverse", *names)) for names in scans.PARAMS],
     "while": [Entry(_while, _OF_WHILE)],
+    "call_hi_primitive": [Entry(_expanded, ("_prim",))],
     "custom_linear_solve": [Entry(_linear_solve, ("const_lengths", "jaxprs"))],
 }
 _CALLS = """

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
+from esjax._jaxpr import scans
 from esjax._jaxpr._low_rank_values import runs
 
 
@@ -103,7 +104,7 @@ def _row(eqn: Any, number: int, part: _Part | None) -> _Part | None:
     """Returns what a program sees of an operand: of what a scan goes over, a row."""
     if part is None or eqn.primitive.name != "scan":
         return part
-    return _without_first(part) if number >= eqn.params["num_consts"] + eqn.params["num_carry"] else part
+    return _without_first(part) if number >= sum(scans.num_fixed_and_carried(eqn.params)) else part
 
 
 def _without_first(part: _Part) -> _Part:

@@ -14,6 +14,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal
 
 from esjax._core.rules import with_rule
+from esjax._jaxpr import scans
 from esjax._jaxpr._low_rank_rules import RULES
 from esjax._jaxpr._low_rank_values import Sampled, Value, Weight, expanded, sampled
 
@@ -167,7 +168,7 @@ def _custom(walk: _Walk, eqn: Any, values: Values) -> Values:
 def _scan(walk: _Walk, eqn: Any, values: Values) -> Values:
     """Keeps weights in parts where they are constant or scanned over; those carried become matrices."""
     p = eqn.params
-    num_fixed, num_carried = p["num_consts"], p["num_carry"]
+    num_fixed, num_carried = scans.num_fixed_and_carried(p)
     fixed, carried = values[:num_fixed], values[num_fixed:][:num_carried]
     state = [walk.whole(value, eqn) for value in carried]
     rows = [_rows(value, p["length"]) for value in values[num_fixed + num_carried :]]
