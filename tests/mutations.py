@@ -354,8 +354,15 @@ MUTATIONS = [
     Mutation(
         "the offset taken off sums in place of values",
         "smoothing/_sums.py",
-        "sums.centred + sum_rows(centred)",
-        "sums.centred + (sum_rows(terms) - count * offset)",
+        "_Sums(offset, sum_rows(centred),",
+        "_Sums(offset, sum_rows(terms) - count * offset,",
+        "test_weights.py",
+    ),
+    Mutation(
+        "an infinite value taken off all others",
+        "smoothing/_sums.py",
+        "    return jnp.where(jnp.isfinite(offset), offset, 0)",
+        "    return offset",
         "test_weights.py",
     ),
     Mutation(

@@ -62,3 +62,9 @@ def test_a_large_offset_of_all_values_costs_no_digits(offset):
 
     away = jnp.linalg.norm(gradient(offset) - gradient(0.0))
     assert away < 1e-5 * jnp.linalg.norm(gradient(0.0))
+
+
+def test_an_infinite_value_among_the_first_makes_the_mean_infinite_not_nan():
+    smoothed = esjax.smooth(lambda x: jnp.where(x > 0, jnp.inf, 1.0), sigma=0.5, num_samples=16)
+    value, _ = jax.value_and_grad(smoothed, 1)(jax.random.key(0), jnp.float32(0.0))
+    assert value == smoothed(jax.random.key(0), jnp.float32(0.0)) == jnp.inf

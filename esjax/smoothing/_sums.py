@@ -42,16 +42,16 @@ class _Sums(NamedTuple):
 
     Attributes:
         offset: what is taken off all values, (num_terms,).
-        values: Σ f_n, (num_terms,).
         centred: Σ (f_n − offset), (num_terms,).
-        scores: of x and σ, each (2, size): Σ (f_n − offset − own S_group + rest_n) s_n, and Σ total s_n.
+        own: of x and σ, each (size,): Σ (f_n − offset − own S_group + rest_n) s_n.
+        total: of x and σ, each (size,): Σ total s_n.
         args: Σ ∂f_n/∂args.
     """
 
     offset: Array
-    values: Array
     centred: Array
-    scores: list[Any]
+    own: list[Any]
+    total: list[Any]
     args: tuple[Any, ...]
 
 
@@ -69,28 +69,23 @@ def value_and_gradients(
     centres = problem.averages and problem.at_input is None
     credited = _credited(problem, inputs, jnp.ones(1, problem.dtype))
 
-    def scores_of(drawn: Perturbations, own: Array, total: Array) -> list[Any]:
+    def scores_of(drawn: Perturbations, own: Array, total: Array) -> tuple[list[Any], list[Any]]:
         of = partial(problem.perturbing.weighted_scores, wanted, inputs, drawn)
         if own.shape[1] == 1:  # both in one product
-            return of(jnp.stack([own, total[:, None]]))
-        totals = jnp.broadcast_to(total[:, None], own.shape) if wanted[1] else total[:, None]
-        return jax.tree.map(lambda *rows: jnp.stack(rows), of(own), of(totals))
+            both = of(jnp.stack([own, total[:, None]]))
+            return jax.tree.map(lambda rows: rows[0], both), jax.tree.map(lambda rows: rows[1], both)
+        return of(own), of(jnp.broadcast_to(total[:, None], own.shape) if wanted[1] else total[:, None])
 
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
         drawn = _samples.draw(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
         terms, in_args = _terms_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
         is_first = start % _folding.samples_of_device(problem) == 0
-        offset = jnp.where(is_first, terms[:_FIRST].mean(0), sums.offset) if centres else sums.offset
+        offset = jnp.where(is_first, _finite(terms[:_FIRST].mean(0)), sums.offset) if centres else sums.offset
         centred = terms - offset[None]
         own, total = _weights.partial_weights(problem, inputs, centred, f_x)
-        return _Sums(
-            offset=offset,
-            values=sums.values + sum_rows(terms),
-            centred=sums.centred + sum_rows(centred),
-            scores=jax.tree.map(jnp.add, sums.scores, scores_of(drawn, credited(own), total)),
-            args=jax.tree.map(jnp.add, sums.args, in_args),
-        ), None
+        found = _Sums(offset, sum_rows(centred), *scores_of(drawn, credited(own), total), in_args)
+        return jax.tree.map(jnp.add, sums, found)._replace(offset=offset), None
 
     def with_total(sums: _Sums) -> Any:
         """Returns what is left to be added up over devices, with S and with a common offset put in."""
@@ -98,14 +93,14 @@ def value_and_gradients(
         centred = sums.centred + shift * _folding.samples_of_device(problem)
         centred_sum = _folding.sum_over_devices(problem, centred)
         complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
-        scores = [None if each is None else complete(each, shift, centred_sum) for each in sums.scores]
+        scores = jax.tree.map(lambda *both: complete(both, shift, centred_sum), sums.own, sums.total)
+        mean = sums.offset + sums.centred / _folding.samples_of_device(problem)
         share = _folding.samples_of_device(problem) / problem.num_samples
-        value = _samples.combined(problem, inputs, sums.values / _folding.samples_of_device(problem))
-        return value * share, scores, sums.args
+        return _samples.combined(problem, inputs, mean) * share, scores, sums.args
 
     zeros = _folding.zeros(problem, key, problem.num_terms)
-    score_zeros = _score_zeros(problem, wanted, key, inputs, rows=(2,))
-    nothing = _Sums(zeros + f_x, zeros, zeros, score_zeros, _args_zeros(wanted, inputs))
+    score_zeros = _score_zeros(problem, wanted, key, inputs)
+    nothing = _Sums(zeros + _finite(f_x), zeros, score_zeros, score_zeros, _args_zeros(wanted, inputs))
     (value, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
     return value, _gradients(inputs, score_sums, args_sums, problem.num_samples)
 
@@ -170,7 +165,7 @@ def gradients_from_values(
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
 
-    carry = (_score_zeros(problem, wanted, key, inputs, rows=()), _args_zeros(wanted, inputs))
+    carry = (_score_zeros(problem, wanted, key, inputs), _args_zeros(wanted, inputs))
     (score_sums, args_sums), _ = _folding.fold(problem, step, carry)
     return _gradients(inputs, score_sums, args_sums, saved.kept.sum())
 
@@ -190,12 +185,15 @@ def _scaled(weights: Array, of_terms: Array) -> Array:
     return jnp.where(slopes == 0, 0, weights * slopes)
 
 
-def _score_zeros(
-    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, *, rows: tuple[int, ...]
-) -> list[Any]:
+def _finite(offset: Array) -> Array:
+    """Returns an offset, or 0 where it would make all values NaN."""
+    return jnp.where(jnp.isfinite(offset), offset, 0)
+
+
+def _score_zeros(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> list[Any]:
     sizes = [problem.dim if problem.has_credit else leaf.size for leaf in inputs[:2]]
     pairs = zip(sizes, wanted[:2], strict=True)
-    return [_folding.zeros(problem, key, *rows, size) if want else None for size, want in pairs]
+    return [_folding.zeros(problem, key, size) if want else None for size, want in pairs]
 
 
 def _args_zeros(wanted: Wanted, inputs: Inputs) -> tuple[Any, ...]:

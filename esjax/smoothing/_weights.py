@@ -111,8 +111,10 @@ def partial_weights(problem: Problem, inputs: Inputs, centred: Array, f_x: Array
     return centred - own[:, None] * sums + rest[:, None] * f_x[None], total
 
 
-def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int, credited: Credited) -> Array:
-    """Returns Σ (f_n − b_n) s_n (size,) of the samples of one pass, from the sums (2, size) that it made.
+def completed(
+    sums: tuple[Array, Array], shift: Any, centred_sum: Array, num_samples: int, credited: Credited
+) -> Array:
+    """Returns Σ (f_n − b_n) s_n (size,) of the samples of one pass, from the sums (size,) that it made.
 
         Σ (f_n − own S_group − total S) s_n = sums₀ + (shift N − S) sums₁
         sums₀ = Σ (f_n − shift − own (S_group − shift N_group)) s_n,  sums₁ = Σ total s_n
@@ -121,7 +123,7 @@ def completed(sums: Array, shift: Any, centred_sum: Array, num_samples: int, cre
     out of f_n − b_n where own N_group + total N = 1; elsewhere there is no shift.)
 
     Args:
-        sums: Σ of the partial weights times scores.
+        sums: Σ of the partial weights times scores, with f_n and with total.
         shift: the offset of this pass less the common one, (num_terms,) or ().
         centred_sum: S, the sum of *all* samples' values, each less the common offset, (num_terms,).
         num_samples: N.
