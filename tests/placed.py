@@ -12,6 +12,7 @@ import sys
 
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"  # of which there are several devices
 
 import jax  # noqa: E402  # after its flags
 import jax.numpy as jnp  # noqa: E402

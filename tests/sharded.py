@@ -10,6 +10,7 @@ import sys
 num_local, *process = map(int, sys.argv[1:])
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={num_local}"
+os.environ["JAX_PLATFORMS"] = "cpu"  # of which there are several devices
 
 import jax  # noqa: E402  # after its flags
 import jax.numpy as jnp  # noqa: E402

@@ -483,6 +483,7 @@ def test_chunks_one_device_and_jit_change_nothing(name):
 _ON_TWO = """
 import json, os, sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
 import test_credit as t

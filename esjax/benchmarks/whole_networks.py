@@ -40,15 +40,17 @@ def run(quick: bool) -> Section:
         tables.append(table)
         claims += found
     memory, flat, curves = _memory(quick)
+    if jax.default_backend() != "cpu":
+        tables.append(_beside_inference(quick))
     return Section("Whole networks", [*tables, memory, _biases(quick)], [*claims, flat], curves)
 
 
 # --- networks ----------------------------------------------------------------------------------------
 
 
-def _mlp(batch: int, num_samples: int = 256) -> _Network:
-    """784-256-256-10, scored by its accuracy on noise: the time does not depend on what it is given."""
-    sizes = [(784, 256), (256, 256), (256, 10)]
+def _mlp(batch: int, num_samples: int = 256, width: int = 256) -> _Network:
+    """784-width-width-10, scored by its accuracy on noise: the time does not depend on what it is given."""
+    sizes = [(784, width), (width, width), (width, 10)]
     keys = jax.random.split(jax.random.key(0), 3)
     params = [
         (jax.random.normal(key, size) / size[0] ** 0.5, jnp.zeros(size[1]))
@@ -63,7 +65,9 @@ def _mlp(batch: int, num_samples: int = 256) -> _Network:
             x = jax.nn.relu(x @ w + b)
         return jnp.mean((x @ weight + bias).argmax(-1) == labels)
 
-    return _Network(f"MLP 784-256-256-10, batch of {batch}", accuracy, params, (x, labels), num_samples)
+    return _Network(
+        f"MLP 784-{width}-{width}-10, batch of {batch}", accuracy, params, (x, labels), num_samples
+    )
 
 
 _HEADS = 4
@@ -183,6 +187,30 @@ def _beside(network: _Network, wanted: float, quick: bool) -> tuple[Table, list[
     if "batch of 128" in network.name:
         claims.append(Claim(f"{where}: time over N forward passes", ours / forward, 1.5))
     return Table(f"Gradient of accuracy: {where}", rows), claims
+
+
+def _beside_inference(quick: bool) -> Table:
+    """Compares with one evaluation of the network as it is, on N times the batch: what a device can reach."""
+    rows: list[Row] = []
+    for network in (_mlp(32, 1024, width=2048), _transformer(num_samples=1024)):
+        args = [jnp.concatenate([arg] * network.num_samples) for arg in network.args]
+        functions = {"es": _low_rank(network), "inference": _on(args, network.fun)}
+        effort = measure.Effort(1, 3 if quick else 7, 0.1 if quick else 0.3)
+        found = measure.costs(functions, jax.random.key(0), network.params, *network.args, effort=effort)
+        rows.append(
+            {
+                "": f"{network.name}, N = {network.num_samples:,}",
+                "gradient, ms": found["es"].milliseconds,
+                "inference on N batches, ms": found["inference"].milliseconds,
+                "share of inference's throughput": found["inference"].seconds / found["es"].seconds,
+            }
+        )
+    return Table("Gradient of accuracy, beside batched inference", rows)
+
+
+def _on(args: list[Array], fun: Callable[..., Array]) -> Estimator:
+    """`fun` on `args` in place of those that it is called with."""
+    return lambda key, params, *_: fun(params, *args)
 
 
 # --- memory ------------------------------------------------------------------------------------------
