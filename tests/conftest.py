@@ -56,7 +56,8 @@ def _strict(request):
         if not request.path.stem.startswith(("test_train", "test_tasks", "test_benchmarks")):
             stack.enter_context(jax.numpy_dtype_promotion("strict"))
             stack.enter_context(jax.numpy_rank_promotion("raise"))
-        if request.path.stem.startswith("test_tasks"):  # networks, which a GPU computes in fewer bits
+        # Networks, which a GPU computes in fewer bits
+        if request.path.stem.startswith(("test_tasks", "test_low_rank", "test_smooth_weights")):
             stack.enter_context(jax.default_matmul_precision("highest"))
         yield
 

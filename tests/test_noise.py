@@ -76,7 +76,8 @@ def test_extreme_draws_are_finite_and_so_are_their_scores(name, dtype, monkeypat
     least_and_most = np.array([0, 1 - np.finfo(dtype).eps], dtype)  # that JAX can return
     extremes = np.tile(least_and_most, 128)  # so many that normal noise in float32 is not JAX's own
     monkeypatch.setattr(random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes))
-    monkeypatch.setattr(random, "_from_bits", lambda key, shape: jnp.asarray(extremes))
+    monkeypatch.setattr(random, "_by_device", lambda of_jax, of_cpu, shape, words: of_cpu(shape, words))
+    monkeypatch.setattr(random, "_uniform_of_cpu", lambda shape, words: jnp.asarray(extremes))
     chosen = getattr(noise, name)
     eps = chosen.sample(jax.random.key(0), extremes.shape, dtype)
     assert np.isfinite(eps).all()

@@ -208,7 +208,8 @@ ALMOST_PARALLEL = 1 + 1e-3 * np.random.default_rng(0).normal(size=(4, 50))
 )
 def test_a_rotation_is_one_where_rows_are_parallel_or_0(rows):
     basis = np.asarray(rotations._rotation(jnp.asarray(rows, np.float32)))
-    np.testing.assert_allclose(basis @ basis.T, np.eye(len(rows)), atol=1e-6)
+    rounding = 1e-6 if jax.default_backend() == "cpu" else 5e-6  # a GPU adds up in another order
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(rows)), atol=rounding)
 
 
 @every_dtype

@@ -25,18 +25,12 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 def normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """Returns `jax.random.normal(key, shape, dtype)`."""
-    if not _is_served(key, shape, dtype):
-        return jax.random.normal(key, shape, dtype)
-    least = np.nextafter(np.float32(-1), np.float32(0))
-    between = _from_bits(key, shape) * (1 - least) + least
-    return np.float32(2**0.5) * jax.lax.erf_inv(jnp.maximum(between, least))
+    return _drawn(jax.random.normal, _normal_of_cpu, key, shape, dtype)
 
 
 def uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """Returns `jax.random.uniform(key, shape, dtype)`, in [0, 1)."""
-    if not _is_served(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype)
-    return _from_bits(key, shape)
+    return _drawn(jax.random.uniform, _uniform_of_cpu, key, shape, dtype)
 
 
 def consume(key: Any) -> None:
@@ -65,6 +59,13 @@ def is_threefry(key: Any) -> bool:
     return bool(key.shape[-1] == 2)
 
 
+def _drawn(of_jax: Any, of_cpu: Any, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    if not _is_served(key, shape, dtype):
+        return of_jax(key, shape, dtype)
+    words = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
+    return _by_device(of_jax, of_cpu, tuple(shape), words)
+
+
 def _is_served(key: Any, shape: tuple[int, ...], dtype: Any) -> bool:
     # Otherwise JAX counts in another order. The option is on by default since 0.5, and will go one day.
     partitionable = getattr(jax.config, "jax_threefry_partitionable", True)
@@ -76,29 +77,32 @@ def _is_served(key: Any, shape: tuple[int, ...], dtype: Any) -> bool:
     )
 
 
-def _from_bits(key: Any, shape: tuple[int, ...]) -> Array:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_device(of_jax: Callable[..., Array], of_cpu: Callable[..., Array], shape: Any, words: Array) -> Array:
+    """Returns float32 draws of the shape, from a key's two words."""
+
+    def of_others(words: Array) -> Array:
+        return of_jax(jax.random.wrap_key_data(words, impl="threefry2x32"), shape, jnp.float32)
+
+    return jax.lax.platform_dependent(words, cpu=partial(of_cpu, shape), default=of_others)
+
+
+def _normal_of_cpu(shape: tuple[int, ...], words: Array) -> Array:
+    least = np.nextafter(np.float32(-1), np.float32(0))
+    between = _uniform_of_cpu(shape, words) * (1 - least) + least
+    return np.float32(2**0.5) * jax.lax.erf_inv(jnp.maximum(between, least))
+
+
+def _uniform_of_cpu(shape: tuple[int, ...], words: Array) -> Array:
     """Returns floats in [0, 1), from the 23 upper bits of each word."""
-    words = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
-    bits = _bits(math.prod(shape), words)
+    bits = _bits_of_cpu(math.prod(shape), words)
     exponent_of_one = np.uint32(0x3F800000)
     floats = jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | exponent_of_one, jnp.float32)
     return (floats - 1).reshape(shape)
 
 
-@partial(jax.jit, static_argnums=0)
-def _bits(size: int, words: Array) -> Array:
-    """Returns (size,) uint32 from a key's two words."""
-    return jax.lax.platform_dependent(
-        words, cpu=partial(_bits_of_cpu, size), default=partial(_bits_of_jax, size)
-    )
-
-
-def _bits_of_jax(size: int, words: Array) -> Array:
-    return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), (size,), jnp.uint32)
-
-
 def _bits_of_cpu(size: int, words: Array) -> Array:
-    """Returns `_hashed` of one key, or of many under `jax.vmap`, kept apart from what uses it.
+    """Returns `_hashed` (size,) of one key, or of many under `jax.vmap`, kept apart from what uses it.
 
     XLA takes integer operations to be cheap, and would hash again for each operation that uses the bits.
     It does not merge branches with what is around them, nor see that this one is always taken.

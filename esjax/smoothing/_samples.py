@@ -1,6 +1,7 @@
 """The samples of a problem: perturbations drawn from the key, and the block's values at the perturbed x."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,10 @@ Array = jax.Array
 
 
 def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Perturbations:
-    """Returns the perturbations (count, ...) of samples start, start + 1, ...; `start` begins a group."""
+    """Returns the perturbations (count, ...) of samples start, start + 1, ...; `start` begins a group.
+
+    (Kept apart from what uses them: a GPU would draw some of them once for each use.)
+    """
     size = problem.group_size
     num_groups = -(-count // size)
     groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
@@ -29,7 +33,9 @@ def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int)
         if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
         else jax.lax.map(draw_group, groups)
     )
-    return jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+    kept_apart: Any = jax.lax.optimization_barrier  # JAX gives it no types
+    return kept_apart(rows)
 
 
 def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> Perturbations:
