@@ -18,7 +18,7 @@ _NO_NUMBERS = (
 _NO_NUMBERS_TEXT = re.compile(
     r"Tracer\b(?!\(| has no attribute [a-z])|of concrete values|must be static int|static start/stop/step"
 )
-"""Found in errors of Python and of libraries, which name the type that they cannot take, and in some of JAX's.
+"""Found in errors of Python and of libraries, which name what they cannot take, and in some of JAX's.
 
 ("Tracer(" is a tracer's own text, which any error may quote; "has no attribute 'summ'" is a misspelling.)
 """

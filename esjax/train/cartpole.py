@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esjax.train import policies
+from esjax.train.episodes import Params as Params
+from esjax.train.episodes import outputs
+
 Array = jax.Array
-Params = dict[str, Any]
 
 NUM_STEPS = 500
 """Largest number of steps in an episode."""
@@ -25,25 +28,17 @@ _SPREAD = 0.05  # largest size of each number of the first state
 
 def init_policy(key: Any, hidden: int = 16) -> Params:
     """Returns the parameters of a policy with one hidden layer, 4 → hidden → 2, the last weights 0."""
-    first = jax.random.normal(key, (4, hidden)) / 2
-    return {
-        "first": first,
-        "bias": jnp.zeros(hidden),
-        "last": jnp.zeros((hidden, 2)),
-        "last_bias": jnp.zeros(2),
-    }
+    return policies.init(key, 4, 2, hidden)
 
 
 def act(params: Params, state: Any) -> Any:
     """Returns the action, 0 (left) or 1 (right), at a state (4,); for NumPy and JAX arrays alike."""
-    np_or_jnp = state.__array_namespace__()
-    hidden = np_or_jnp.tanh(state @ params["first"] + params["bias"])
-    return (hidden @ params["last"] + params["last_bias"]).argmax()
+    return outputs(params, state).argmax()
 
 
 def episode(params: Params, key: Any) -> Array:
     """Returns the return () of an episode in JAX."""
-    state = jax.random.uniform(key, (4,), params["first"].dtype, -_SPREAD, _SPREAD)
+    state = jax.random.uniform(key, (4,), params["last"].dtype, -_SPREAD, _SPREAD)
 
     def one_step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         state, alive = carry

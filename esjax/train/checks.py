@@ -23,6 +23,12 @@ def require_positive(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be a finite number > 0")
 
 
+def require_finite(name: str, value: object) -> None:
+    """Raises `ValueError` unless `value` is a finite number."""
+    if not (_is_number(value) and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r} must be a finite number")
+
+
 def require_at_least(name: str, value: object, least: int) -> None:
     """Raises `ValueError` unless `value` is a whole number in [least, 2³¹)."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from esjax.train import compare, diagnosis, folder, interrupts, record, run, sigmas
-from esjax.train.cli_rl import learn_cartpole
+from esjax.train.cli_rl import learn_policy
 from esjax.train.cli_task import TaskName, do_task
 from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
 from esjax.train.data import summary
@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "compare": compare_objectives,
         "sigma": try_sigmas,
         "diagnose": diagnose_run,
-        "rl": learn_cartpole,
+        "rl": learn_policy,
         "task": do_task,
     }
     args = sys.argv[1:] if args is None else args
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
         work()
     except BrokenPipeError:
         raise
-    except FloatingPointError as error:
+    except (FloatingPointError, ChildProcessError) as error:
         return fail(error, status=1)
     except (OSError, ModuleNotFoundError) as error:
         return fail(error, status=2)

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
-from esjax.train.checks import require_at_least, require_one_of, require_positive, require_share
+from esjax.train.checks import (
+    require_at_least,
+    require_finite,
+    require_one_of,
+    require_positive,
+    require_share,
+)
 
 Objective = Literal[
     "accuracy", "top-k", "macro-f1", "cross-entropy", "label-smoothing", "generalised-cross-entropy"
@@ -24,6 +30,9 @@ Contender = Literal[
 ]
 """An objective to compare with others, and its estimator where that is not es."""
 Network = Literal["mlp", "cnn"]
+
+CARTPOLES = ("gymnasium", "jax")
+"""Names of CartPole, by Gymnasium and in JAX."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +172,15 @@ class RLConfig:
         ValueError: a number is out of its range.
     """
 
-    environment: Literal["gymnasium", "jax"] = "gymnasium"
-    """CartPole-v1 of gymnasium, in worker processes; or the same equations in JAX."""
+    environment: str = "gymnasium"
+    """CartPole-v1 of Gymnasium (gymnasium), or the same equations in JAX (jax); or any environment of
+    Gymnasium by its id, such as Swimmer-v5, or module:Name-v0 where `module` registers it. Gymnasium's are
+    played in worker processes."""
+    hidden: int = 16
+    """Units of the policy's one hidden layer, at least 0; 0 is a linear policy."""
+    normalise: bool | None = None
+    """Whether the policy sees observations less their mean, over their standard deviation, of all that there
+    were so far. None: yes, but for CartPole as gymnasium or jax, where it cannot be."""
     population: int = 32
     """Perturbed policies in each generation, each for one episode; at least 4."""
     sigma: float = 0.3
@@ -175,20 +191,47 @@ class RLConfig:
     """How returns become weights: less the mean of the others, or as centred ranks (Salimans et al. 2017)."""
     generations: int = 100
     """Steps of Adam at most, at least 1; training ends earlier if the policy is good enough."""
+    target: float | None = None
+    """Mean return in a test from which on the policy is good enough. None: Gymnasium's own for the
+    environment; where there is none, training never ends early."""
+    test_every: int | None = None
+    """Generations from one test of the policy to the next, at least 1; the last one always has one. None: 1
+    for CartPole as gymnasium or jax, 10 for others."""
+    test_episodes: int = 100
+    """Episodes of a test, at least 2: the same ones each time, and never those of training."""
     workers: int = 2
-    """Processes for gymnasium, at least 1."""
+    """Processes for Gymnasium, at least 1."""
     seed: int = 0
     """Seed of everything random, >= 0."""
 
     def __post_init__(self) -> None:
-        require_one_of("environment", self.environment, ("gymnasium", "jax"))
+        if not isinstance(self.environment, str) or not self.environment:
+            raise ValueError(f"environment={self.environment!r} must be gymnasium, jax or an id, as text")
         require_one_of("baseline", self.baseline, ("rank", "leave-one-out"))
+        require_at_least("hidden", self.hidden, 0)
         require_at_least("population", self.population, 4)
         require_positive("sigma", self.sigma)
         require_positive("learning_rate", self.learning_rate)
         require_at_least("generations", self.generations, 1)
+        if self.target is not None:
+            require_finite("target", self.target)
+        if self.test_every is not None:
+            require_at_least("test_every", self.test_every, 1)
+        require_at_least("test_episodes", self.test_episodes, 2)
         require_at_least("workers", self.workers, 1)
         require_at_least("seed", self.seed, 0)
+        if self.normalise and self.environment in CARTPOLES:
+            raise ValueError(
+                f"normalise=True is not for environment={self.environment!r}; use environment='CartPole-v1'"
+            )
+
+    def normalises(self) -> bool:
+        """Returns whether observations are normalised."""
+        return self.environment not in CARTPOLES if self.normalise is None else self.normalise
+
+    def tested_every(self) -> int:
+        """Returns the generations from one test to the next."""
+        return self.test_every or (1 if self.environment in CARTPOLES else 10)
 
 
 Config = TypeVar("Config", TrainConfig, RLConfig)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,6 +71,39 @@ def comparison(path: Path, runs: Mapping[str, Sequence[Sequence[Epoch]]], title:
         axes.plot(numbers, curves.T, color=f"C{number}", alpha=0.3, linewidth=0.8)
         axes.plot(numbers, curves.mean(0), color=f"C{number}", label=name, linewidth=2)
     _label_accuracy(axes, "test accuracy")
+    axes.set_title(title, fontsize="medium")
+    figure.savefig(path, dpi=_DPI)
+
+
+def learning(path: Path, rows: Sequence[Mapping[str, Any]], target: float, title: str) -> None:
+    """Draws mean returns of the population and, where it was tested, of the policy, against episodes.
+
+    Args:
+        path: of the file.
+        rows: with `episodes`, `population_return` and `test_return`, None where there was no test.
+        target: the mean return at which training ends, drawn where it is finite.
+        title: of the picture.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [row["episodes"] for row in rows],
+        [row["population_return"] for row in rows],
+        label="population, perturbed",
+        linewidth=0.8,
+    )
+    tested = [row for row in rows if row["test_return"] is not None]
+    axes.plot(
+        [row["episodes"] for row in tested],
+        [row["test_return"] for row in tested],
+        "o-",
+        label="policy, tested",
+    )
+    if np.isfinite(target):
+        axes.axhline(target, color="tab:gray", linestyle="--", label=f"target {target:g}")
+    axes.set(xlabel="training episodes", ylabel="mean return")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
     axes.set_title(title, fontsize="medium")
     figure.savefig(path, dpi=_DPI)
 
