@@ -16,10 +16,7 @@ Array = jax.Array
 
 
 def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Perturbations:
-    """Returns the perturbations (count, ...) of samples start, start + 1, ...; `start` begins a group.
-
-    (Kept apart from what uses them: a GPU would draw some of them once for each use.)
-    """
+    """Returns the perturbations (count, ...) of samples start, start + 1, ...; `start` begins a group."""
     size = problem.group_size
     num_groups = -(-count // size)
     groups = start // size + jnp.arange(num_groups, dtype=jnp.int32)
@@ -33,9 +30,13 @@ def draw(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int)
         if random.is_threefry(key)  # for others JAX does not promise that vmap draws what a loop does
         else jax.lax.map(draw_group, groups)
     )
-    rows = jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+    return jax.tree.map(lambda leaf: leaf.reshape(num_groups * size, *leaf.shape[2:])[:count], drawn)
+
+
+def draw_once(problem: Problem, key: Array, inputs: Inputs, start: Array, count: int) -> Perturbations:
+    """Returns what `draw` does, for several uses: a GPU would draw anew inside the sums of each."""
     kept_apart: Any = jax.lax.optimization_barrier  # JAX gives it no types
-    return kept_apart(rows)
+    return kept_apart(draw(problem, key, inputs, start, count))
 
 
 def none_drawn(problem: Problem, key: Array, inputs: Inputs, *, empty: bool) -> Perturbations:

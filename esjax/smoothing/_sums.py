@@ -77,7 +77,7 @@ def value_and_gradients(
         return of(own), of(jnp.broadcast_to(total[:, None], own.shape) if wanted[1] else total[:, None])
 
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
-        drawn = _samples.draw(problem, key, inputs, start, count)
+        drawn = _samples.draw_once(problem, key, inputs, start, count)
         cotangents = jnp.ones((count, 1), problem.dtype)
         terms, in_args = _terms_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
         is_first = start % _folding.samples_of_device(problem) == 0
@@ -153,7 +153,7 @@ def gradients_from_values(
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
-        drawn = _samples.draw(problem, key, inputs, start, count)
+        drawn = _samples.draw_once(problem, key, inputs, start, count)
         weights = problem.readers.by_coordinate(jax.lax.dynamic_slice_in_dim(by_term, start, count))
         scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
         score_sums = jax.tree.map(jnp.add, score_sums, scores)
