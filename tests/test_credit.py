@@ -480,6 +480,18 @@ def test_chunks_one_device_and_jit_change_nothing(name):
         _assert_close(jax.jit(lambda smoothed=smoothed: _all_gradients(smoothed))(), whole)
 
 
+def test_derivatives_outside_of_jit_with_sharding():
+    """There, what a derivative rule has saved is typed as placed on the mesh."""
+    placed = NamedSharding(jax.make_mesh((1,), ("samples",)), PartitionSpec("samples"))
+
+    def hessian(sharding):
+        smoothed = _smooth("vector", 4, discard=jnp.isnan, sharding=sharding)
+        loss = lambda w: (smoothed(jax.random.PRNGKey(4), X, w) ** 2).sum()  # noqa: E731
+        return jax.jacrev(jax.grad(loss))(W)
+
+    _assert_close(hessian(placed), hessian(None))
+
+
 _ON_TWO = """
 import json, os, sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -635,10 +647,10 @@ def _near_diagonals(rng, shape):
     return np.isin(offsets, [-5, 0, 3, 4]) & (rng.random(shape) < 0.8)
 
 
-@pytest.mark.parametrize("density", [0.02, 0.1, 0.5, 1.0, "diagonals"])
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.1, 0.5, 1.0, "diagonals"])
 @pytest.mark.parametrize("shape", [(7, 40), (40, 7), (40, 40)])
 def test_sums_along_pairs_are_products_with_the_pattern(shape, density):
-    """Few diagonals are shifted, short rows gathered, long ones multiplied; a row may be empty."""
+    """Few diagonals are shifted, short rows gathered, long ones multiplied; a row may be empty, or all."""
     rng = np.random.default_rng(0)
     pattern = _near_diagonals(rng, shape) if density == "diagonals" else rng.random(shape) < density
     pattern[2], pattern[:, 3] = False, False

@@ -50,6 +50,11 @@ BLOCKS = {  # block(x, a, w), and how many terms it has
     "constant": (lambda x, a, w: a * jnp.sum(w), 0),
     "itself": (lambda x, a, w: x @ w, SIZE),
     "narrow": (lambda x, a, w: (x > 0).astype(jnp.int8).sum(dtype=jnp.int8).astype(jnp.float32), 1),
+    "counted in few bits": (lambda x, a, w: (x > 0).sum().astype(jnp.float16).astype(jnp.float32), 1),
+    "added in few bits": (
+        lambda x, a, w: (lambda y: (y[:3] + y[3:]).astype(jnp.float32) @ w[:3])(x.astype(jnp.bfloat16)),
+        SIZE // 2,
+    ),
     "whole division": (lambda x, a, w: jax.lax.div((x > 0).sum(), 2).astype(jnp.float32), 1),
 }
 
@@ -106,6 +111,31 @@ def test_each_term_of_a_mean_reads_its_own_inputs():
     np.testing.assert_array_equal(reads(peeled.terms, [True]).pattern.toarray(), np.eye(SIZE, dtype=bool))
 
 
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda y, w: y / w,
+        lambda y, w: y * (1 / w),
+        lambda y, w: y * jnp.log(w),
+        lambda y, w: jnp.log(w)[:, None] @ y[None, :1],
+    ],
+)
+def test_no_slope_is_infinity_times_what_a_mask_leaves_out(scaled):
+    w = jnp.array([0.0, 1.0, 2.0, 0.0, 3.0, 1.0])
+
+    def block(x, w):
+        found = scaled(jnp.round(x), w)
+        return jnp.where((w > 0).reshape(found.shape), found, 0).sum()
+
+    peeled = peel(jax.make_jaxpr(block)(w, w), [True, False])
+
+    def combined(terms):
+        return jax.core.eval_jaxpr(peeled.combine.jaxpr, peeled.combine.consts, *terms, w)[0]
+
+    (slopes,) = jax.grad(combined)([jnp.ones(aval.shape) for aval in peeled.terms.out_avals])
+    assert slopes.size and np.isfinite(slopes).all()
+
+
 def test_inside_a_trace_weights_may_be_traced():
     def through_terms(w, x):
         peeled = peel(jax.make_jaxpr(lambda x: jnp.sum(w * jnp.sin(x)))(x), [True])
@@ -126,3 +156,17 @@ def test_rounding_to_fewer_bits_is_of_each_term_and_not_of_their_mean(narrow):
     (terms,) = jax.core.eval_jaxpr(peeled.terms.jaxpr, peeled.terms.consts, x)
     np.testing.assert_array_equal(terms.astype(jnp.float32), x.astype(narrow).astype(jnp.float32))
     assert peeled.num_terms == 7 and (terms.astype(jnp.float32) != x).any()
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+def test_means_of_terms_of_few_bits_are_not_rounded_to_as_few(narrow):
+    """1.0005 is none of their numbers, but a mean of them; nor is the slope of a thousandth."""
+    program = jax.make_jaxpr(lambda x: (x.astype(narrow).astype(jnp.float32) * 1e-3).sum())(jnp.ones(7))
+    combine = peel(program, [True]).combine
+
+    def combined(means):
+        return jax.core.eval_jaxpr(combine.jaxpr, combine.consts, means)[0]
+
+    value, slopes = jax.value_and_grad(combined)(jnp.full(7, 1.0005))
+    np.testing.assert_allclose(value, 7 * 1.0005e-3, rtol=1e-6)
+    np.testing.assert_allclose(slopes, 1e-3, rtol=1e-6)

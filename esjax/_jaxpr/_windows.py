@@ -93,7 +93,7 @@ def convolution(eqn: Any, inputs: list[Value]) -> Found:
         )
         union = _sets.over_axes(image._replace(which=which), (3,))
         assert union is not None
-        widths = [inputs_shape(eqn, 1)[axis] for axis in names.rhs_spec[2:]]
+        widths = [eqn.invars[1].aval.shape[axis] for axis in names.rhs_spec[2:]]
         for axis, (size, width) in enumerate(zip(space, widths, strict=True)):
             table = _table(
                 size,
@@ -112,8 +112,3 @@ def convolution(eqn: Any, inputs: list[Value]) -> Found:
         found.append(union._replace(which=which.transpose(np.argsort(names.out_spec))))
     found.append(_sets.placed(kernel, {names.rhs_spec[0]: names.out_spec[1]}, shape))
     return [_sets.either(found, shape)]
-
-
-def inputs_shape(eqn: Any, number: int) -> tuple[int, ...]:
-    """Returns the shape of an equation's operand."""
-    return tuple(eqn.invars[number].aval.shape)

@@ -13,7 +13,8 @@ from esjax._jaxpr.dependence import reads
 
 Array = jax.Array
 
-_SUMS = ("reduce_sum", "cumsum", "add", "add_any")
+_SUMS = ("reduce_sum", "cumsum", "add", "add_any", "sub", "neg")
+_PRODUCTS = ("mul", "div", "dot_general")
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 
 
@@ -75,7 +76,7 @@ def peel(jaxpr: ClosedJaxpr, of: Sequence[bool]) -> Peeled:
 def _linear_end(flat: ClosedJaxpr, of: Sequence[bool]) -> tuple[list[Any], dict[Any, Any]]:
     """Returns the equations of the linear end, and the values in it, each with the dtype that it has there.
 
-    Whole numbers and Booleans take the dtype of the floating numbers that are made of them.
+    Whole numbers, Booleans and narrow floating numbers take the dtype of the wider ones made of them.
     """
     reading = {var for var, part in zip(flat.jaxpr.invars, of, strict=True) if part}
     for eqn in flat.jaxpr.eqns:
@@ -87,21 +88,29 @@ def _linear_end(flat: ClosedJaxpr, of: Sequence[bool]) -> tuple[list[Any], dict[
     for eqn in reversed(flat.jaxpr.eqns):
         wanted = [dtypes[var] for var in eqn.outvars if var in dtypes]
         moving = [not isinstance(atom, Literal) and atom in reading for atom in eqn.invars]
-        if not wanted or eqn.effects or not _is_linear(eqn, moving) or _is_guarded(eqn, opened):
+        if not wanted or eqn.effects or not _is_linear(eqn, moving) or _is_guarded(eqn, moving, opened):
             continue
         opened.append(eqn)
         for var, moves in zip(eqn.invars, moving, strict=True):
             if moves:
-                own = [var.aval.dtype] if _is_floating(var.aval.dtype) else wanted
+                own = [var.aval.dtype] if _is_floating(var.aval.dtype) else []
                 before = [dtypes[var]] if var in dtypes else []
-                dtypes[var] = max([*own, *before], key=lambda dtype: dtype.itemsize)
+                dtypes[var] = _widest([*own, *wanted, *before])
     return opened[::-1], dtypes
 
 
-def _is_guarded(eqn: Any, opened: list[Any]) -> bool:
-    """Whether this divides by what a selection further on may guard: slopes of 1/0 would be NaN there."""
-    divides = eqn.primitive.name == "div" and not isinstance(eqn.invars[1], Literal)
-    return divides and any(each.primitive.name == "select_n" for each in opened)
+def _widest(dtypes: Sequence[Any]) -> Any:
+    return max(dtypes, key=lambda dtype: dtype.itemsize)
+
+
+def _is_guarded(eqn: Any, moving: Sequence[bool], opened: list[Any]) -> bool:
+    """Whether this scales by what may be infinite or NaN where a selection further on looks elsewhere.
+
+    (Slopes would be NaN there, 0 times infinity.)
+    """
+    fixed = [atom for atom, moves in zip(eqn.invars, moving, strict=True) if not moves]
+    scales = eqn.primitive.name in _PRODUCTS and not all(isinstance(atom, Literal) for atom in fixed)
+    return scales and any(each.primitive.name == "select_n" for each in opened)
 
 
 def _is_floating(dtype: Any) -> bool:
@@ -110,34 +119,35 @@ def _is_floating(dtype: Any) -> bool:
 
 def _is_linear(eqn: Any, moving: Sequence[bool]) -> bool:
     """Whether the results are linear in those operands that are `moving`, as numbers that never overflow."""
-    name, dtypes = eqn.primitive.name, [var.aval.dtype for var in (*eqn.invars, *eqn.outvars)]
+    name, made = eqn.primitive.name, eqn.outvars[0].aval.dtype
     if name == "convert_element_type":
-        return _keeps_numbers(*dtypes)
+        return _keeps_numbers(eqn.invars[0].aval.dtype, made)
     if name == "select_n":
         return not moving[0]
     if name in MOVES or name in ("copy", "copy_p"):
         return True
-    if not all(_adds_up(dtype) for dtype in dtypes):
+    if not _adds_up(made):
         return False
-    if name in (*_SUMS, "sub", "neg"):
+    if name in _SUMS:
         return True
-    if not all(_is_floating(dtype) for dtype in dtypes):  # products of whole numbers are often meant to wrap
-        return False
-    if name == "div":
-        return not moving[1]
-    return name in ("mul", "dot_general") and sum(moving) == 1
+    if not all(_is_floating(var.aval.dtype) for var in eqn.invars):
+        return False  # products of whole numbers are often meant to wrap
+    return name in _PRODUCTS and sum(moving) == 1 and not (name == "div" and moving[1])
 
 
 def _adds_up(dtype: Any) -> bool:
-    """Whether sums in this dtype are those of numbers: narrow or unsigned ones may be meant to wrap."""
-    return _is_floating(dtype) or (jnp.issubdtype(dtype, jnp.signedinteger) and dtype.itemsize >= 4)
+    """Whether sums in this dtype are those of numbers: narrow or unsigned ones may round, or wrap."""
+    return dtype.itemsize >= 4 and (_is_floating(dtype) or jnp.issubdtype(dtype, jnp.signedinteger))
 
 
 def _keeps_numbers(old: Any, new: Any) -> bool:
-    """Whether a conversion keeps numbers: to fewer bits it rounds each of them, which a mean does not."""
+    """Whether a conversion keeps numbers: to fewer bits it rounds each of them, which a mean does not.
+
+    (In float32, whole numbers are counts, which are not that large.)
+    """
     if _is_floating(old):
         return _is_floating(new) and _holds(new, old)
-    return old == jnp.bool_ or _is_floating(new) or np.can_cast(old, new, "safe")
+    return old == jnp.bool_ or (_is_floating(new) and _adds_up(new)) or np.can_cast(old, new, "safe")
 
 
 def _holds(new: Any, old: Any) -> bool:
@@ -198,13 +208,12 @@ def _combined(
 def _applied(eqn: Any, dtypes: dict[Any, Any], values: list[Any]) -> list[Any]:
     """Returns the results of an equation of the linear end, in floating numbers throughout."""
     name, params = eqn.primitive.name, dict(eqn.params)
-    dtype = next(dtypes[var] for var in eqn.outvars if var in dtypes)
+    dtype = _widest([dtypes[var] for var in eqn.outvars if var in dtypes])
     if name == "convert_element_type":
         return [_cast(values[0], dtype)]
-    if dtype != eqn.outvars[0].aval.dtype:
-        start = 1 if name == "select_n" else 0
-        values = [*values[:start], *(_cast(value, dtype) for value in values[start:])]
-        params |= {"preferred_element_type": dtype} if "preferred_element_type" in params else {}
+    start = 1 if name == "select_n" else 0
+    values = [*values[:start], *(_cast(value, dtype) for value in values[start:])]
+    params |= {"preferred_element_type": dtype} if "preferred_element_type" in params else {}
     found = eqn.primitive.bind(*values, **params)
     return list(found) if eqn.primitive.multiple_results else [found]
 

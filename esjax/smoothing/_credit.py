@@ -65,7 +65,7 @@ def _adding(rows: Any) -> Credited:
     offsets = np.unique(listed.col - listed.row)
     if rows.nnz == count == width and offsets.tolist() == [0]:
         return lambda values: values
-    if offsets.size <= 2 * most + 4 and offsets.size <= width // 4:
+    if 0 < offsets.size <= 2 * most + 4 and offsets.size <= width // 4:
         return _of_diagonals(listed, offsets)
     if most * count > rows.nnz * 8 or most > width // 4:
         dense = rows.toarray()

@@ -76,6 +76,14 @@ def zeros(problem: Problem, key: Array, *shape: int) -> Array:
     return chunks.varying_like(jnp.zeros(shape, problem.dtype), key)
 
 
+def on_own_device(problem: Problem, tree: Any) -> Any:
+    """Returns what `step` of `fold` closes over as it is to be used there.
+
+    (Outside of `jax.jit`, derivative rules are given arrays whose types still say that they are on the mesh.)
+    """
+    return tree if problem.shards is None else jax.tree.map(jnp.copy, tree)
+
+
 def samples_of_device(problem: Problem) -> int:
     """Returns how many of the samples one device has."""
     return problem.num_samples // (1 if problem.shards is None else problem.shards.num_devices)

@@ -125,8 +125,9 @@ def value_and_values(
     finds = for_derivatives and problem.discard is not None
 
     def step(found: _Found, start: Array, count: int) -> tuple[_Found, tuple[Array, Array]]:
-        drawn = _samples.draw(problem, key, inputs, start, count)
-        terms, kept = _weights.kept_terms(problem, inputs, drawn)
+        own_inputs = _folding.on_own_device(problem, inputs)
+        drawn = _samples.draw(problem, key, own_inputs, start, count)
+        terms, kept = _weights.kept_terms(problem, own_inputs, drawn)
         if finds:
             first = kept.argmax().astype(jnp.int32)
             sound = jax.tree.map(lambda old, new: jnp.where(found.any, old, new[first]), found.sound, drawn)
@@ -153,15 +154,16 @@ def gradients_from_values(
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         score_sums, args_sums = carry
-        drawn = _samples.draw_once(problem, key, inputs, start, count)
+        own_inputs, values = _folding.on_own_device(problem, (inputs, saved))
+        drawn = _samples.draw_once(problem, key, own_inputs, start, count)
         weights = problem.readers.by_coordinate(jax.lax.dynamic_slice_in_dim(by_term, start, count))
-        scores = problem.perturbing.weighted_scores(wanted, inputs, drawn, weights)
+        scores = problem.perturbing.weighted_scores(wanted, own_inputs, drawn, weights)
         score_sums = jax.tree.map(jnp.add, score_sums, scores)
         if any(wanted[2:]):
-            kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
+            kept = jax.lax.dynamic_slice_in_dim(values.kept, start, count)
             cotangents = kept[:, None] * cotangent[None]
-            drawn = _weights.kept_samples(problem, drawn, kept, saved)
-            _, in_args = _terms_and_args_gradients(problem, wanted, inputs, drawn, cotangents)
+            drawn = _weights.kept_samples(problem, drawn, kept, values)
+            _, in_args = _terms_and_args_gradients(problem, wanted, own_inputs, drawn, cotangents)
             args_sums = jax.tree.map(jnp.add, args_sums, in_args)
         return (score_sums, args_sums), None
 

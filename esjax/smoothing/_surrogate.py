@@ -41,7 +41,7 @@ def surrogate(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Arra
     def step(total: Array, start: Array, count: int) -> tuple[Array, None]:
         own_baselines = jax.lax.dynamic_slice_in_dim(baselines, start, count)
         kept = jax.lax.dynamic_slice_in_dim(saved.kept, start, count)
-        return total + total_of(start, own_baselines, kept, inputs), None
+        return total + total_of(start, own_baselines, kept, _folding.on_own_device(problem, inputs)), None
 
     total, _ = _folding.fold(problem, step, _folding.zeros(problem, key, problem.num_terms))
     return _samples.combined(problem, inputs, total / jnp.where(is_none, jnp.nan, num_kept))
