@@ -2,12 +2,14 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ADDRESS = Path(__file__).parent.parent / ".ci" / "address"
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -41,5 +43,18 @@ def test_its_outputs_are_kept_and_without_errors(notebook):
     outputs = [output for cell in _cells(notebook, "code") for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
-    title = "".join(_cells(notebook, "markdown")[0]["source"])
-    assert title.startswith("[![Open in Colab]") and f"notebooks/{notebook.name}" in title
+
+
+def test_badges_and_first_cells_are_of_the_address_in_pyproject():
+    done = subprocess.run([sys.executable, ADDRESS, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_address_goes_into_badge_and_first_cell_and_out_again():
+    address = runpy.run_path(str(ADDRESS))
+    before = NOTEBOOKS[0].read_text("utf-8")
+    there = address["with_address"](before, "x.ipynb", "https://github.com/someone/esjax")
+    title, setup = ("".join(cell["source"]) for cell in json.loads(there)["cells"][:2])
+    assert title.splitlines()[0].endswith("/github/someone/esjax/blob/main/notebooks/x.ipynb)")
+    assert "'https://github.com/someone/esjax'" in setup and "input" not in setup
+    assert address["with_address"](there, "x.ipynb", "") == address["with_address"](before, "x.ipynb", "")
