@@ -103,7 +103,13 @@ def opened(config: RLConfig) -> Iterator[Problem]:
 
 
 def generations(config: RLConfig, problem: Problem, since: Generation) -> Iterator[Generation]:
-    """Yields generations as `train` does, with workers that are there already."""
+    """Yields generations as `train` does, with workers that are there already.
+
+    Raises:
+        ChildProcessError: a worker process died twice in the same episode, or the environment raised an
+            exception.
+        FloatingPointError: a return is not finite.
+    """
     step = jax.jit(make_step(config, problem.block))
     test = jax.jit(partial(mean_return, problem.block, num_episodes=config.test_episodes))
     last, every = since, config.tested_every()
@@ -124,7 +130,12 @@ def generations(config: RLConfig, problem: Problem, since: Generation) -> Iterat
 
 
 def begin(config: RLConfig, path: Path) -> None:
-    """Makes the folder `path` with the options in it, or nothing; see `folder.new`, `initial`."""
+    """Makes the folder `path` with the options in it, or nothing.
+
+    Raises:
+        OSError: the folder cannot be made; see `folder.new`.
+        ModuleNotFoundError, ValueError: as for `initial`.
+    """
     folder.check_new(path)
     initial(config)
     with folder.new(path) as part:
@@ -211,7 +222,12 @@ def _write_result(config: RLConfig, path: Path, result: Result) -> None:
 
 
 def evaluate(config: RLConfig, problem: Problem, last: Generation) -> NDArray[np.float32]:
-    """Returns the policy's returns in episodes of their own, (test_episodes,)."""
+    """Returns the policy's returns in episodes of their own, (test_episodes,).
+
+    Raises:
+        ChildProcessError: a worker process died twice in the same episode, or the environment raised an
+            exception.
+    """
     every = jax.jit(partial(all_returns, problem.block, num_episodes=config.test_episodes))
     with control.faults_named(config, problem):
         return np.asarray(every(_keys(config)[3], last.params, last.moments))

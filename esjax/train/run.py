@@ -142,7 +142,11 @@ def stream(run: Run, *, on_step: Callable[[], None] = lambda: None) -> Iterator[
 
 
 def begin(run: Run, path: Path) -> None:
-    """Makes the folder of a new run with its options in it, or nothing; see `folder.new`."""
+    """Makes the folder of a new run with its options in it, or nothing.
+
+    Raises:
+        OSError: the folder cannot be made; see `folder.new`.
+    """
     with folder.new(path) as part:
         folder.write_config(part, run.config)
         record.write(part, run.data)
