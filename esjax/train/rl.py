@@ -85,8 +85,8 @@ def train(config: RLConfig, *, since: Generation | None = None) -> Iterator[Gene
     Raises:
         ModuleNotFoundError: Gymnasium, or what the environment needs, is not installed.
         ValueError: there is no such environment, or a policy here cannot see or act in it.
-        ChildProcessError: a worker process died twice in the same episode.
-        RuntimeError: the environment raised an exception.
+        ChildProcessError: a worker process died twice in the same episode, or the environment raised an
+            exception.
         FloatingPointError: a return is not finite.
     """
     first = since or initial(config)
