@@ -112,6 +112,7 @@ def test_diagnose_says_for_each_class_whether_its_gradient_is_signal(npz, tmp_pa
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "%" in line]
     assert [row[:2] for row in rows[:3]] == [["all", "50"], ["0", "25"], ["1", "25"]]
     assert 0 < float(rows[0][5]) < 50 and "signal-to-noise  " in printed
+    assert "Of 50 examples, " in printed and " out of reach (right in fewer" in printed
     assert (out / "diagnosis-2.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "log.jsonl").read_bytes() == before
 

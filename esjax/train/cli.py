@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from esjax.train import compare, diagnosis, folder, interrupts, record, run, sigmas
+from esjax.train import compare, diagnosis, folder, interrupts, reach, record, run, sigmas
 from esjax.train.cli_rl import learn_policy
 from esjax.train.cli_task import TaskName, do_task
 from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
@@ -227,7 +227,7 @@ def _try_sigmas(config: SigmaConfig, default: Run, path: Path) -> None:
 
 
 def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, seed: int = 0) -> Work:
-    """Say whether a run's gradient is signal or noise, at its newest checkpoint, class by class.
+    """Say whether a run's gradient is signal or noise, class by class, and what is out of reach.
 
     Args:
         path: Folder of the run; the picture goes there, too.
@@ -238,10 +238,10 @@ def diagnose_run(path: tyro.conf.Positional[Path], *, num_examples: int = 1000, 
     if not is_saved:
         raise FileNotFoundError(f"{path}: has no checkpoint yet; diagnose it after its first one")
     rows = diagnosis.diagnose(found, num_examples=num_examples, seed=seed)
-    return partial(_diagnose, found, rows, path)
+    return partial(_diagnose, found, rows, reach.look(found, num_examples=num_examples), path)
 
 
-def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
+def _diagnose(found: Run, rows: Sequence[diagnosis.Row], seen: reach.Reach, path: Path) -> None:
     screen = Screen()
     epoch = int(found.state.step) // run.num_batches(found)
     title = f"{found.config.objective}, epoch {epoch}, sigma {found.config.sigma:.3g}"
@@ -249,7 +249,9 @@ def _diagnose(found: Run, rows: Sequence[diagnosis.Row], path: Path) -> None:
     picture = path / f"diagnosis-{epoch}.png"
     diagnosis.plot(picture, rows, title)
     screen.say(f"{title}\n\n{diagnosis.markdown(rows)}")
-    screen.say(f"{rows[0].report}\n\npicture  {picture}")
+    assert found.config.sigma is not None
+    screen.say(reach.sentences(seen, found.config.sigma, found.config.num_samples))
+    screen.say(f"\n{rows[0].report}\n\npicture  {picture}")
 
 
 def _headline(config: Options) -> str:

@@ -205,9 +205,19 @@ BLOCKS: dict[str, Callable[[Options], Callable[..., Array]]] = {
 }
 """Makers of the blocks of one example, `options -> block`, by the name of their objective."""
 
+CHANCES: dict[str, Callable[[Options], Callable[..., Array]]] = {
+    "accuracy": lambda options: esjax.exact.accuracy,
+    "top-k": lambda options: partial(esjax.exact.top_k_accuracy, k=options.k),
+}
+"""Makers of their means in closed form, `options -> ((logits (B, K), labels (B,), sigma=σ) -> (B,))`."""
+
 
 def _by_es(name: str, sigma: float, options: Options) -> Objective:
     return per_example(sampled(BLOCKS[name](options), sigma, options.num_samples))
+
+
+def _in_closed_form(name: str, sigma: float, options: Options) -> Objective:
+    return in_closed_form(partial(CHANCES[name](options), sigma=sigma))
 
 
 PLAIN: dict[str, Objective] = {
@@ -219,11 +229,9 @@ PLAIN: dict[str, Objective] = {
 
 SMOOTHED: dict[tuple[str, str], Callable[[float, Options], Objective]] = {
     ("accuracy", "es"): partial(_by_es, "accuracy"),
-    ("accuracy", "exact"): lambda sigma, options: in_closed_form(partial(esjax.exact.accuracy, sigma=sigma)),
+    ("accuracy", "exact"): partial(_in_closed_form, "accuracy"),
     ("top-k", "es"): partial(_by_es, "top-k"),
-    ("top-k", "exact"): lambda sigma, options: in_closed_form(
-        partial(esjax.exact.top_k_accuracy, k=options.k, sigma=sigma)
-    ),
+    ("top-k", "exact"): partial(_in_closed_form, "top-k"),
     ("macro-f1", "es"): lambda sigma, options: macro_f1(sigma, options.num_samples),
     ("macro-f1", "exact"): lambda sigma, options: of_batch_in_closed_form(
         partial(esjax.exact.f1, sigma=sigma)
