@@ -10,6 +10,7 @@ from esjax.benchmarks import (
     batches,
     black_boxes,
     credit,
+    first_calls,
     plots,
     report,
     scaling,
@@ -21,6 +22,7 @@ _SECTIONS = {
     "batches": batches.run,
     "black-boxes": black_boxes.run,
     "credit": credit.run,
+    "first-calls": first_calls.run,
     "sorting": sorting.run,
     "scaling": scaling.run,
     "whole-networks": whole_networks.run,
@@ -32,10 +34,10 @@ class Options:
     """Measures esjax beside its peers, and writes tables (Markdown, JSON) and pictures (PNG).
 
     Attributes:
-        quick: fewer problems and repeats, in 2 minutes on 2 cores instead of 17.
+        quick: fewer problems and repeats, in 4 minutes on 2 cores instead of 20.
         out: the folder to write into, replacing what an earlier run left there.
-        only: the sections to run, of batches, black-boxes, credit, sorting, scaling and whole-networks; if
-            empty, all.
+        only: the sections to run, of batches, black-boxes, credit, first-calls, sorting, scaling and
+            whole-networks; if empty, all.
     """
 
     quick: bool = False

@@ -37,6 +37,14 @@ def antithetic(problem: Problem, num_samples: int) -> ValueAndGradient:
     return _esjax(problem, num_samples, sampler=esjax.samplers.antithetic)
 
 
+def with_options(problem: Problem, num_samples: int, **names: str) -> ValueAndGradient:
+    """This library's defaults but for some options, each by its name in the room of that option."""
+    rooms = {"sampler": esjax.samplers, "credit": esjax.credit}
+    return _esjax(
+        problem, num_samples, **{option: getattr(rooms[option], name) for option, name in names.items()}
+    )
+
+
 def value_only(problem: Problem, num_samples: int) -> Callable[[Any, Array], Array]:
     """This library's value, without a gradient: its own draws, and the evaluations."""
     return esjax.smooth(problem.fun, sigma=problem.sigma, num_samples=num_samples)
