@@ -108,6 +108,7 @@ TRAIN = {
     "config estimator": (_options(estimator="pg"), "estimator='pg'", "must be one of es, exact"),
     "config label_noise": (_options(label_noise="0.4"), r"label_noise='0\.4'", r"in \[0, 1\]"),
     "config data": (_options(data=3), "data=3", "name or a path, as text"),
+    "config logits": (_options(logits="centred"), "logits='centred'", "must be one of raw, standardised"),
     "config sigma": (_options(sigma=0), "sigma=0", "finite number > 0"),
     "config epochs": (_options(epochs=True), "epochs=True", "whole number >= 1"),
     "config num_samples": (_options(num_samples=5), "num_samples=5 is odd", "use 6"),

@@ -1,10 +1,12 @@
 """What is said of examples that the noise moves, and of those out of its reach."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.stats import norm
 
-from esjax.train import reach
+from esjax.train import config, diagnosis, reach, run
 
 
 def _two_classes(*margins):
@@ -33,3 +35,17 @@ def test_examples_are_sorted_by_their_chances_and_the_middle_one_out_of_reach_sa
 def test_ends_of_the_scale_are_said_in_words(margins, said):
     found = reach.of_chances(_two_classes(*margins), 1.0, 64)
     assert said in reach.sentences(found, 1.0, 64)
+
+
+@pytest.mark.parametrize(("logits", "same"), [("raw", False), ("standardised", True)])
+def test_only_standardised_logits_are_seen_alike_at_any_scale(logits, same):
+    started = run.set_up(config.TrainConfig(data="digits", network="mlp", num_samples=4, logits=logits))
+    layers = started.state.params
+    larger = jax.tree.map(lambda leaf: 50 * leaf, layers["logits"])
+    grown = started._replace(
+        state=started.state._replace(params=nnx.merge_state(layers, nnx.State({"logits": larger})))
+    )
+    found = [diagnosis.diagnose(each, num_examples=40)[0].report.signal_to_noise for each in (started, grown)]
+    moved = [reach.look(each, num_examples=40).moved for each in (started, grown)]
+    assert np.allclose(found[0], found[1], rtol=1e-4) == (moved[0] == moved[1]) == same
+    assert (started.config.sigma == 1) == same

@@ -30,6 +30,7 @@ Contender = Literal[
 ]
 """An objective to compare with others, and its estimator where that is not es."""
 Network = Literal["mlp", "cnn"]
+Logits = Literal["raw", "standardised"]
 
 CARTPOLES = ("gymnasium", "jax")
 """Names of CartPole, by Gymnasium and in JAX."""
@@ -49,8 +50,12 @@ class Options:
     """Share of the training labels that are replaced by random ones, in [0, 1]."""
     network: Network = "cnn"
     """Two convolutions (cnn) or two hidden layers (mlp)."""
+    logits: Logits = "raw"
+    """What a smoothed metric sees: the logits as they are (raw), or each example's less their mean and over
+    their standard deviation (standardised), which cannot outgrow sigma; accuracy is the same of both."""
     sigma: float | None = None
-    """Scale of the perturbations in units of the logits, > 0. None: chosen from the initial logits."""
+    """Scale of the perturbations in units of what the metric sees, > 0. None: chosen from the initial logits
+    or, if they are standardised, 1."""
     num_samples: int = 64
     """Evaluations of the block for each example in each step, by es; even, at least 4."""
     k: int = 2
@@ -66,6 +71,7 @@ class Options:
         if not isinstance(self.data, str):
             raise ValueError(f"data={self.data!r} must be a name or a path, as text")
         require_one_of("network", self.network, get_args(Network))
+        require_one_of("logits", self.logits, get_args(Logits))
         require_share("label_noise", self.label_noise)
         if self.sigma is not None:
             require_positive("sigma", self.sigma)

@@ -60,7 +60,8 @@ def diagnose(run: Run, *, num_examples: int, seed: int = 0) -> list[Row]:
         )
     block = objectives.BLOCKS[config.objective](config)
     smoothed = objectives.sampled(block, config.sigma, config.num_samples)
-    report_of = jax.jit(jax.vmap(lambda key, x, label: smoothed.with_info(key, x, label)[1]))
+    seen = objectives.seen(config)
+    report_of = jax.jit(jax.vmap(lambda key, x, label: smoothed.with_info(key, seen(x), label)[1]))
     images, labels = run.data.train_images[:num_examples], run.data.train_labels[:num_examples]
     keys = jax.random.split(jax.random.key(seed), len(labels))
     parts, predicted = [], []

@@ -183,6 +183,11 @@ def of_batch_in_closed_form(metric: Callable[..., Array]) -> BatchObjective:
     return objective
 
 
+def seen(options: Options) -> Callable[[Array], Array]:
+    """Returns what the options make of logits (..., K) before a metric sees them."""
+    return jax.nn.standardize if options.logits == "standardised" else lambda logits: logits
+
+
 def standardised(objective: Objective) -> Objective:
     """Applies the objective to each example's logits less their mean, over their spread: the unit of σ.
 

@@ -46,7 +46,8 @@ def look(run: Run, *, num_examples: int) -> Reach:
     assert config.sigma is not None
     images, labels = run.data.train_images[:num_examples], run.data.train_labels[:num_examples]
     chances = jax.jit(objectives.CHANCES[config.objective](config))
-    of_logits = partial(chances, run.trainer.logits(run.state, jnp.asarray(images)), labels)
+    logits = objectives.seen(config)(run.trainer.logits(run.state, jnp.asarray(images)))
+    of_logits = partial(chances, logits, labels)
     return of_chances(lambda sigma: np.asarray(of_logits(sigma=sigma)), config.sigma, config.num_samples)
 
 

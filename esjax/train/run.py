@@ -28,6 +28,10 @@ _SPREAD_EXAMPLES = 1000
 """Training images whose logits and features, before training, determine σ."""
 
 
+_STANDARD = 1.0
+"""σ of standardised logits."""
+
+
 class Run(NamedTuple):
     """A run that can begin or go on.
 
@@ -103,11 +107,13 @@ def _choose_objective(
         return config, objectives.PLAIN[config.objective]
     if config.objective == "top-k" and config.k > data.num_classes:
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
+    are_standardised = config.logits == "standardised"
     sigma = config.sigma
     if sigma is None:
-        sigma = float(initial_sigma(network, data))
+        sigma = _STANDARD if are_standardised else float(initial_sigma(network, data))
     config = dataclasses.replace(config, sigma=sigma)
-    return config, objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
+    objective = objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
+    return config, objectives.standardised(objective) if are_standardised else objective
 
 
 def initial_sigma(network: Network, data: Dataset) -> Any:
