@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # imported when they are first used, so that `import esjax` i
     from esjax import (
         baselines,
         blocks,
+        controls,
         credit,
         decisions,
         diagnostics,
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "baselines",
     "blocks",
+    "controls",
     "credit",
     "decisions",
     "diagnostics",

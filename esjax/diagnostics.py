@@ -46,6 +46,8 @@ class Report(NamedTuple):
         gradient_error: standard error of ĝ, √(E‖ĝ − ∇F‖²).
         share_credited: share of all pairs of a term (or value) and a coordinate in which the one may read the
             other, so that it is credited to its noise (`esjax.credit`): 1 without credit.
+        share_explained: share of the gradient's variance that a control variate takes away; 0 without one,
+            and below 0 where it does harm.
     """
 
     num_samples: Array
@@ -57,6 +59,7 @@ class Report(NamedTuple):
     gradient_norm: Array
     gradient_error: Array
     share_credited: Array
+    share_explained: Array
 
     @property
     def signal(self) -> Array:
@@ -107,6 +110,8 @@ class Report(NamedTuple):
         ]
         if self.share_credited < 1:
             lines.append(("pairs of term and coordinate credited", f"{self.share_credited:.2%}"))
+        if self.share_explained != 0:
+            lines.append(("variance explained by control", f"{self.share_explained:.1%}"))
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
@@ -171,6 +176,9 @@ def combined(reports: Report, *, axis: int | None = None) -> Report:
         raise ValueError(f"axis={axis!r} must be in [{-ndim}, {ndim - 1}], an axis of the reports, or None")
     kept = reports.num_samples - reports.num_discarded
 
+    squares = reports.gradient_error**2
+    without_control = (squares / (1 - reports.share_explained)).sum(axis)
+
     def root_of_sum(array: Array) -> Array:
         return jnp.sqrt((array**2).sum(axis))
 
@@ -184,6 +192,7 @@ def combined(reports: Report, *, axis: int | None = None) -> Report:
         gradient_norm=root_of_sum(reports.gradient_norm),
         gradient_error=root_of_sum(reports.gradient_error),
         share_credited=reports.share_credited.mean(axis),
+        share_explained=jnp.where(without_control > 0, 1 - squares.sum(axis) / without_control, 0),
     )
 
 

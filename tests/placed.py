@@ -76,7 +76,9 @@ ESTIMATORS = {  # (key, x (2, 3), w) -> a number
     "one value": ONE,
     "chunks of independent draws": smoothed(sampler=esjax.samplers.iid, chunk_size=4),
     "several values": lambda *args: SEVERAL(*args).sum(),
-    "discard": smoothed(discard=lambda values: values > 4),
+    "discard, stand-in": smoothed(
+        discard=lambda values: values > 4, control=lambda x, w: w * jnp.tanh(x).sum()
+    ),
     "long": lambda key, x, w: ONE(key, jnp.resize(x, 400), w),
     "closed over": lambda key, x, w: smoothed(lambda x: w * jnp.sum(jnp.sign(x)))(key, x) ** 2,
     "control": smoothed(control=(lambda x, w: w * x.sum(), lambda x, sigma, w: w * x.sum())),

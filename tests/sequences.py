@@ -64,6 +64,10 @@ def _count(x, args):
     return np.float32(np.sum(np.where(x > 0.2, args, 0)))
 
 
+def _smooth_steps(x, args):
+    return jnp.where(x > 0, jax.nn.sigmoid(3 * x - 0.6) * jnp.sin(args), x * args**2).sum()
+
+
 LINE = (lambda x, args: (x * args).sum(), lambda x, sigma, args: (x * args).sum())
 
 
@@ -92,7 +96,8 @@ def _with_info(block, package):
 
 
 def _both_ways(block, package):
-    smoothed = _smoothed(package, block)
+    """A stand-in: with a report it is fitted in a second pass over the samples, without in the first."""
+    smoothed = _smoothed(package, block, control=_smooth_steps)
 
     def call(key, x, sigma, args):
         value, report = smoothed.with_info(key, x, args, sigma=sigma)
@@ -161,7 +166,7 @@ KINDS = {
     "discard": Kind(partial(_smooth, _faulty, discard=jnp.isnan)),
     "control": Kind(partial(_smooth, _sum, control=LINE)),
     "with_info": Kind(partial(_with_info, _several)),
-    "with_info and without": Kind(partial(_both_ways, _sum)),
+    "stand-in, with_info and without": Kind(partial(_both_ways, _sum)),
     "score": Kind(partial(_decisions, "argmax", "score", 8), has_forward_mode=True),
     "local_expectation": Kind(
         partial(_decisions, "threshold", "local_expectation", 4), has_forward_mode=True

@@ -34,6 +34,14 @@ def many(x, weights):
     return jnp.sort(x)[:3] * weights[0]
 
 
+def line(x, weights):
+    return jnp.sum(jnp.sin(2 * x) * weights)
+
+
+def first_three(x, weights):
+    return x[:3] * weights[0]
+
+
 def sharding(num_devices):
     mesh = jax.make_mesh((num_devices,), ("samples",), devices=jax.devices()[:num_devices])
     return NamedSharding(mesh, PartitionSpec("samples"))
@@ -60,6 +68,8 @@ CASES = {
     "at input": (one, {"baseline": esjax.baselines.at_input}),
     "ranks": (one, {"baseline": esjax.baselines.centered_rank, "num_samples": 64}),
     "discard": (one, {"discard": lambda values: values > 120}),
+    "stand-in": (one, {"control": line, "sampler": esjax.samplers.iid}),
+    "stand-in, several values": (many, {"control": first_three}),
     "orthogonal": (one, {"sampler": esjax.samplers.orthogonal, "num_samples": 800}),
 }
 

@@ -20,6 +20,7 @@ PACKAGE = Path(esjax.__file__).parent
 NAMESPACES = (
     "baselines",
     "blocks",
+    "controls",
     "credit",
     "decisions",
     "diagnostics",

@@ -133,7 +133,7 @@ SMOOTH = {
         "return one bool",
     ),
     "discard text": (_smooth(discard=lambda v: "a"), "value of discard='a'", "return arrays from discard"),
-    "control no pair": (_smooth(control=1), "control=1", "must be a pair of functions"),
+    "control no function": (_smooth(control=1), "control=1", "must be a function c, or a pair"),
     "control value": (
         _smooth(control=_control(jnp.ones(2), 1.0)),
         r"control\[0\] returns",
@@ -149,9 +149,39 @@ SMOOTH = {
         "num_samples=6",
         "multiple of 4 with control",
     ),
+    "stand-in of another shape": (
+        _smooth(control=lambda x: jnp.stack([x, x])),
+        "control returns",
+        "same structure, shapes and dtypes",
+    ),
+    "stand-in of whole numbers": (
+        _smooth(control=lambda x: (x > 0).astype(jnp.int32)),
+        "control returns .*int32",
+        "same structure, shapes and dtypes",
+    ),
+    "stand-in without a derivative": (
+        _smooth(control=_step),
+        "control has the derivative 0 in x everywhere",
+        r"jax\.nn\.sigmoid",
+    ),
+    "stand-in on the host": (
+        _smooth(control=host.wrap(lambda x: x, NUMBER)),
+        "control has no derivative in x .*has no gradient",
+        r"jax\.nn\.sigmoid",
+    ),
+    "stand-in and ranks": (
+        _smooth(control=jnp.tanh, baseline=esjax.baselines.centered_rank),
+        "baseline=.*transforms values",
+        "leave control out",
+    ),
+    "stand-in and one group": (
+        _smooth(control=jnp.tanh, num_samples=1, baseline=esjax.baselines.none),
+        "num_samples=1 makes 1 independent group",
+        "use num_samples >= 2",
+    ),
     "control and discard": (
         _smooth(control=_control(1.0, 1.0), discard=jnp.isnan),
-        "discard=.*together with control",
+        "discard=.*together with control=",
         "use one of the two",
     ),
     "noise text": (_smooth(noise="normal"), "noise='normal' is not a Noise", r"pass esjax\.noise\.normal"),
@@ -696,7 +726,7 @@ DIAGNOSTICS = {
         r"smoothed=.*smoothed by num_samples=4, sigma=1\.0.*has no report",
         r"returns itself \(not jax\.jit",
     ),
-    "control": (_diagnose(control=(_step, lambda x, sigma: _step(x))), "control", "leave control out"),
+    "control": (_diagnose(control=(_step, lambda x, sigma: _step(x))), "control", "leave it out"),
     "key": (_diagnose(key=0), "key=0 " + _ONE_KEY),
     "x": (_diagnose(x="a"), "x='a' is not an array", "pass arrays"),
     "speed of no smoothed": (_speed(_step), "smoothed=.*has no report", r"what esjax\.smooth returns"),
@@ -721,6 +751,38 @@ DIAGNOSTICS = {
         lambda: diagnostics.plot(_report(2), steps=[1]),
         r"steps has shape \(1,\)",
         "the 2 reports",
+    ),
+}
+
+
+def _samples():
+    return esjax.controls.Samples(ROW[:, None], ROW[:, None], ROW, ROW + 1)
+
+
+CONTROLS = {
+    "samples": (
+        lambda: esjax.controls.regression(jnp.sum, ROW),
+        "samples=ndarray are not Samples",
+        r"smoothed\.with_samples returns",
+    ),
+    "another number of values": (
+        lambda: esjax.controls.variance(lambda x: jnp.stack([x, x]), _samples()),
+        "control returns 2 values, and the block 1",
+        "of the same values",
+    ),
+    "samples of weights": (
+        lambda: esjax.smooth_weights(
+            lambda params: (params["w"] @ ROW).sum(), sigma=1.0, num_samples=4
+        ).with_samples(KEY, {"w": jnp.ones((3, 3))}),
+        "with_samples would hold N networks",
+        r"esjax\.smooth,",
+    ),
+    "samples of a known mean": (
+        lambda: esjax.smooth(
+            _step, sigma=1.0, num_samples=4, control=(_step, lambda x, sigma: _step(x))
+        ).with_samples(KEY, 1.0),
+        r"control=\(c, c_mean\) has neither",
+        "pass control=c",
     ),
 }
 
@@ -771,6 +833,7 @@ _TABLES = {
     "blocks": BLOCKS,
     "host": HOST,
     "diagnostics": DIAGNOSTICS,
+    "controls": CONTROLS,
     "sigma": SIGMA,
 }
 ROWS = [

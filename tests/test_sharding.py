@@ -48,7 +48,7 @@ def eight():
 
 
 def test_gradients_on_1_2_4_and_8_devices_are_those_of_one(eight):
-    assert len(eight["results"]) == 11 and len(eight["results"]["one value"]) == 5
+    assert len(eight["results"]) == 13 and len(eight["results"]["one value"]) == 5
     for by_devices in eight["results"].values():
         _assert_same(by_devices)
 

@@ -9,6 +9,7 @@ import tyro
 from esjax.benchmarks import (
     batches,
     black_boxes,
+    controls,
     credit,
     first_calls,
     plots,
@@ -21,6 +22,7 @@ from esjax.benchmarks import (
 _SECTIONS = {
     "batches": batches.run,
     "black-boxes": black_boxes.run,
+    "controls": controls.run,
     "credit": credit.run,
     "first-calls": first_calls.run,
     "sorting": sorting.run,
@@ -34,10 +36,10 @@ class Options:
     """Measures esjax beside its peers, and writes tables (Markdown, JSON) and pictures (PNG).
 
     Attributes:
-        quick: fewer problems and repeats, in 4 minutes on 2 cores instead of 20.
+        quick: fewer problems and repeats, in 5 minutes on 2 cores instead of 24.
         out: the folder to write into, replacing what an earlier run left there.
-        only: the sections to run, of batches, black-boxes, credit, first-calls, sorting, scaling and
-            whole-networks; if empty, all.
+        only: the sections to run, of batches, black-boxes, controls, credit, first-calls, sorting, scaling
+            and whole-networks; if empty, all.
     """
 
     quick: bool = False

@@ -14,6 +14,8 @@ _COLORS = {
     "evosax, OpenES": "tab:green",
     "esjax": "tab:blue",
     "esjax.exact": "tab:purple",
+    "without": "tab:gray",
+    "learned": "tab:blue",
 }
 
 

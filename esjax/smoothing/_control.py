@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from esjax._core import random
 from esjax._core.traceable import traceable
+from esjax.smoothing._problem import Informs
 
 Array = jax.Array
 Control = tuple[Callable[..., Any], Callable[..., Any]]
@@ -23,7 +24,7 @@ def with_control(
     control: Control,
     num_samples: int,
 ) -> Callable[..., Any]:
-    """Returns `(informed, key, x, *args, sigma) -> (value, None)` of `fun` with the control variate.
+    """Returns `(informs, key, x, *args, sigma) -> (value, None)` of `fun` with the control variate.
 
         F ≈ Σ_h (N_h/N) (mean_h f − β_h (mean_h c − C(x, σ))),   β_h = cov(f, c) / var(c) in the other half
 
@@ -39,16 +40,19 @@ def with_control(
     c, c_mean = (traceable(f"control[{n}]", each) for n, each in enumerate(control))
     sizes = num_samples - num_samples // 2, num_samples // 2
 
-    def smoothed(informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, None]:
-        if informed:
-            raise ValueError("with_info has no report on a control variate; leave control out to diagnose")
+    def smoothed(informs: Informs | None, key: Any, x: Any, *args: Any, sigma: Any) -> tuple[Any, None]:
+        if informs is not None:
+            raise ValueError(
+                "control=(c, c_mean) has neither a report nor samples to show; pass control=c, or leave it "
+                "out to diagnose"
+            )
         known = c_mean(x, sigma, *args)
         centre = jax.lax.stop_gradient(known)
 
         def moments(x: Any, *args: Any) -> tuple[Any, Any, Any, Any]:
             f_value, c_value = fun(x, *args), c(x, *args)
-            _check_same("control[0]", c_value, f_value)
-            _check_same("control[1]", known, f_value)
+            check_same("control[0]", c_value, f_value)
+            check_same("control[1]", known, f_value)
             c_value = jax.tree.map(jnp.subtract, c_value, centre)  # an offset hides the variance in float32
             product = jax.tree.map(jnp.multiply, f_value, c_value)
             return f_value, c_value, product, jax.tree.map(jnp.square, c_value)
@@ -80,7 +84,8 @@ def _regression(f: Array, c: Array, fc: Array, cc: Array) -> Array:
     return jnp.where(variance > 0, (fc - f * c) / jnp.where(variance > 0, variance, 1), 0)
 
 
-def _check_same(name: str, value: Any, like: Any) -> None:
+def check_same(name: str, value: Any, like: Any) -> None:
+    """Raises `ValueError` unless a control variate returns what `fun` does."""
     found, wanted = (
         jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), t) for t in (value, like)
     )

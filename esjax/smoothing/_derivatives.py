@@ -19,8 +19,7 @@ from esjax._core import chunks
 from esjax._core.products import matmul
 from esjax._core.rules import with_rule
 from esjax._core.traceable import refuse_axes_of_vmap
-from esjax.diagnostics import Report
-from esjax.smoothing import _folding, _inputs, _report, _samples, _sums, _weights
+from esjax.smoothing import _folding, _inputs, _samples, _sums, _weights
 from esjax.smoothing._inputs import Gradients, Inputs, Wanted
 from esjax.smoothing._problem import Problem
 from esjax.smoothing._surrogate import surrogate
@@ -33,11 +32,11 @@ Array = jax.Array
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Report | None]:
-    """Returns the mean (num_values,) of the block's values over the samples kept, and a report if wanted."""
-    if problem.informed:
+def estimate(problem: Problem, key: Any, inputs: Inputs) -> tuple[Array, Any]:
+    """Returns the mean (num_values,) of the block's values over the samples kept, and any information."""
+    if problem.informs is not None:
         value, saved = _sums.value_and_values(problem, key, inputs, for_derivatives=False)
-        return value, _report.report(problem, key, inputs, saved)
+        return value, problem.informs(problem, key, inputs, saved)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
         total, num_kept = carry
@@ -87,7 +86,7 @@ def _is_none(leaf: Any) -> bool:
 # --- rules -------------------------------------------------------------------------------------------
 
 
-def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Report | None], Any]:
+def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array, Any], Any]:
     """Saves one structure, whatever is perturbed: JAX keeps only one, but traces this for each pattern.
 
     Shapes say which inputs are perturbed, and an empty array stands where nothing is saved.
@@ -97,13 +96,13 @@ def _estimate_fwd(problem: Problem, key: Any, inputs: Any) -> tuple[tuple[Array,
     key, inputs = key.value, tuple(leaf.value for leaf in inputs)
     refuse_axes_of_vmap(jax.make_jaxpr(problem.fun)(inputs[0], inputs[2:]))
     value, saved = value_and_saved(problem, wanted, key, inputs)
-    report = _report.report(problem, key, inputs, saved) if problem.informed else None
+    info = None if problem.informs is None else problem.informs(problem, key, inputs, saved)
     saved = jax.tree.map(lambda leaf: _NOTHING if leaf is None else leaf, saved, is_leaf=_is_none)
-    return (value, report), (tuple(_MARKS[want] for want in wanted), key, inputs, saved)
+    return (value, info), (tuple(_MARKS[want] for want in wanted), key, inputs, saved)
 
 
 def _estimate_bwd(problem: Problem, residuals: Any, cotangents: Any) -> tuple[None, Gradients]:
-    """Ignores the cotangents of the report, which is a constant."""
+    """Ignores the cotangents of what is told of the samples, which is constant."""
     marks, key, inputs, saved = residuals
     wanted = tuple(mark.shape == _MARKS[True].shape for mark in marks)
     if _sums.one_pass(problem):

@@ -15,7 +15,7 @@ from esjax.smoothing import _credit, _derivatives, _low_rank, _options, _vectors
 from esjax.smoothing._inputs import Args
 from esjax.smoothing._low_rank import Factors, Layout
 from esjax.smoothing._options import Options
-from esjax.smoothing._problem import Problem
+from esjax.smoothing._problem import Informs, Problem
 from esjax.smoothing._sampled_network import SampledNetwork
 
 Array = jax.Array
@@ -37,7 +37,7 @@ def estimate(
     fun: Callable[..., Any],
     options: Options,
     rank: int,
-    informed: bool,
+    informs: Informs | None,
     key: Any,
     params: Any,
     sigma: Any,
@@ -65,7 +65,7 @@ def estimate(
     layout, whole = _laid_out(program, names, shapes, rank)
     network = SampledNetwork(program, layout, [leaf.dtype for leaf in jax.tree.leaves(wide)], dtype)
     x, sigmas = trees.flatten(wide, dtype), trees.flatten_sigma(scales, wide, dtype)
-    problem, leaves = _problem(options, network, informed, as_key, data, args, fun_consts, (x, sigmas))
+    problem, leaves = _problem(options, network, informs, as_key, data, args, fun_consts, (x, sigmas))
     value, report = _derivatives.estimate(problem, data, (x, sigmas, *leaves))
     own = _vectors.own_shapes(fun, values, wide, params, args)
     return Found(trees.unflattener(own)(value), jax.lax.stop_gradient(report), (*network.matrices, *whole))
@@ -146,7 +146,7 @@ def _check_rank(names: list[str], shapes: list[tuple[int, ...]], found: list[Any
 def _problem(
     options: Options,
     network: SampledNetwork,
-    informed: bool,
+    informs: Informs | None,
     as_key: Callable[[Array], Any],
     data: Array,
     args: Any,
@@ -187,7 +187,7 @@ def _problem(
         as_key=as_key,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
-        informed=informed,
+        informs=informs,
         dim=layout.dim,
         num_terms=network.num_values,
         num_values=network.num_values,

@@ -24,7 +24,7 @@ Array = jax.Array
 
 
 class Options(NamedTuple):
-    """The options of `smooth` other than σ and the control variate; see there."""
+    """The options of `smooth` other than σ and a control variate of known mean; see there."""
 
     noise: Noise
     sampler: Sampler
@@ -34,6 +34,7 @@ class Options(NamedTuple):
     num_samples: int
     chunk_size: int | None
     shards: Shards | None
+    control: Callable[..., Any] | None = None
 
 
 # --- refusals ----------------------------------------------------------------------------------------
@@ -63,12 +64,19 @@ def check(fun: Any, options: Options, sigma: Any, control: Any) -> None:
 
 
 def _check_control(control: Any, options: Options) -> None:
+    if callable(control):
+        if options.baseline.transform is not None:
+            raise ValueError(
+                f"baseline={options.baseline!r} transforms values, and control explains them as they are; "
+                "use another baseline, such as esjax.baselines.leave_one_out, or leave control out"
+            )
+        return
     if not (isinstance(control, tuple) and len(control) == 2 and all(map(callable, control))):
-        raise ValueError(f"control={control!r} must be a pair of functions (c, c_mean)")
+        raise ValueError(f"control={control!r} must be a function c, or a pair of functions (c, c_mean)")
     if options.discard is not None:
         raise ValueError(
-            f"discard={options.discard!r} together with control would leave out samples that the control "
-            "variate's known mean includes; use one of the two"
+            f"discard={options.discard!r} together with control=(c, c_mean) would leave out samples that the "
+            "known mean includes; use one of the two, or control=c"
         )
     if options.num_samples < 4 or options.num_samples % 4:
         raise ValueError(
@@ -85,6 +93,11 @@ def check_groups(options: Options, groups: Any) -> None:
     size, num_samples = groups.size, options.num_samples
     check_count("the size of the sampler's groups", size)
     num_groups, least = -(-num_samples // size), options.baseline.least_groups
+    if options.control is not None and num_groups < 2:
+        raise ValueError(
+            f"num_samples={num_samples} makes {num_groups} independent group(s) of {size}, and control is "
+            f"fitted on other groups than it is used for; use num_samples >= {2 * size}, or leave control out"
+        )
     if num_groups < least:
         raise ValueError(
             f"num_samples={num_samples} makes {num_groups} independent group(s) of {size}, and the baseline "
@@ -124,6 +137,7 @@ class Functions(NamedTuple):
     at_input: Callable[..., Any] | None
     transform: Callable[..., Array] | None
     discard: Callable[..., Array] | None
+    control: Callable[..., Any] | None = None
 
 
 def functions(

@@ -34,6 +34,10 @@ class Perturbing(NamedTuple):
         scores: `(inputs, perturbations) -> (count, dim)`: ∂log p(z_n)/∂x, 0 where x is infinite.
         log_ratio: `(inputs, constant, perturbations) -> (count, dim)`, for z_n drawn at the constant inputs:
             log p(z_n | inputs) − log p(z_n | constant), of which only derivatives are used.
+        pairs: `(wanted, inputs, perturbations, slopes, by_coordinate) -> [of_x, of_sigma]`, for the slopes
+            (count, dim) of a function c of z: of each sample the scores that `weighted_scores` sums, and σ
+            times the derivative of c(z_n) by way of z_n, both (count, dim), or in σ (count, 1) where it is
+            one number and not `by_coordinate`; None where not wanted. None: z has no derivatives.
     """
 
     draw: Callable[[Args, Any], Perturbations]
@@ -42,6 +46,7 @@ class Perturbing(NamedTuple):
     square_sum: Callable[[Inputs, Perturbations, Array, int], Array]
     scores: Callable[[Inputs, Perturbations], Array]
     log_ratio: Callable[[Inputs, Inputs, Perturbations], Array]
+    pairs: Callable[[Wanted, Inputs, Perturbations, Array, bool], list[Any]] | None = None
 
 
 Score = Callable[[Args, Array], Array]  # (args, ε) -> s(ε), elementwise
@@ -65,6 +70,18 @@ def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
         pairs = zip((in_x, in_sigma), wanted[:2], strict=True)
         return [_weighted(weights, each) if want else None for each, want in pairs]
 
+    def pairs(wanted: Wanted, inputs: Inputs, eps: Array, slopes: Array, by_coordinate: bool) -> list[Any]:
+        """In x: s(ε), and σ ∂c/∂z. In σ: s(ε) ε − 1, and σ ∂c/∂z ε."""
+        x, sigma, *args = inputs
+        counts = ~jnp.isinf(x)[None]
+        in_x = score(tuple(args), eps)
+        moves = jnp.where(counts, jnp.atleast_1d(sigma)[None] * slopes, 0)
+        in_sigma, moves_sigma = (in_x * eps - 1) * counts.astype(eps.dtype), moves * eps
+        if not sigma.ndim and not by_coordinate:
+            in_sigma, moves_sigma = (each.sum(-1, keepdims=True) for each in (in_sigma, moves_sigma))
+        both = zip(((in_x, moves), (in_sigma, moves_sigma)), wanted[:2], strict=True)
+        return [each if want else None for each, want in both]
+
     def scores(inputs: Inputs, eps: Array) -> Array:
         x, sigma, *args = inputs
         return jnp.where(jnp.isinf(x)[None], 0, score(tuple(args), eps) / sigma)
@@ -84,7 +101,7 @@ def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
         terms = _log_density(score, tuple(args), eps * scale - shift) - log_scale
         return jnp.where(is_fixed[None], 0, terms)
 
-    return Perturbing(draw, _at, weighted_scores, square_sum, scores, log_ratio)
+    return Perturbing(draw, _at, weighted_scores, square_sum, scores, log_ratio, pairs)
 
 
 def _weighted(weights: Array, scores: Array) -> Array:

@@ -9,8 +9,10 @@ from esjax._core.placement import Shards
 from esjax.smoothing._credit import Readers
 from esjax.smoothing._inputs import Args
 from esjax.smoothing._perturbing import Perturbing
+from esjax.smoothing._terms import Terms
 
 Array = jax.Array
+Informs = Callable[..., Any]  # (problem, key, inputs, saved) -> what is told of the samples beside their mean
 
 
 class Problem(NamedTuple):
@@ -38,11 +40,13 @@ class Problem(NamedTuple):
         evaluated_at_once: samples in one call of the vmapped `fun`.
         drawn_at_once: samples whose ε are held at once, a multiple of the groups' size.
         shards: the devices that share the samples; None: one device has all of them.
-        informed: whether a report on the gradient is wanted, for which all values are kept.
+        informs: what makes a report on the gradient, or another thing that needs all values; None: nothing is
+            told.
         dim: length of x.
         num_terms: length of the terms.
         num_values: length of the values.
         dtype: dtype of x, ε, the values and every sum.
+        control: a stand-in for the block, with a derivative, of the same values; None: none.
     """
 
     fun: Callable[[Array, Args], Array]
@@ -62,11 +66,12 @@ class Problem(NamedTuple):
     evaluated_at_once: int
     drawn_at_once: int
     shards: Shards | None
-    informed: bool
+    informs: Informs | None
     dim: int
     num_terms: int
     num_values: int
     dtype: Any
+    control: Terms | None = None
 
     @property
     def has_credit(self) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esjax.diagnostics import Report
-from esjax.smoothing import _folding, _samples, _sums, _weights
+from esjax.smoothing import _folding, _samples, _stand_in, _sums, _weights
 from esjax.smoothing._groups import in_groups
 from esjax.smoothing._inputs import Inputs
 from esjax.smoothing._perturbing import Perturbations
@@ -43,6 +43,7 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
     group_totals = in_groups(centred, problem.group_size).sum(1)
     slopes = None if problem.combine is None else _slopes(problem, inputs)
     total, squares = _gradient_sums(problem, key, inputs, weights, saved.kept, slopes)
+    taken, explained = _explained(problem, key, inputs, saved, total)
     at_input = _weights.block_at_input(problem, inputs, saved)
     sizes = _sizes(weights, slopes)
     changed = (_differ(values, at_input[None]).any(1) & (saved.kept > 0)).astype(problem.dtype)
@@ -53,10 +54,32 @@ def report(problem: Problem, key: Any, inputs: Inputs, saved: Values) -> Report:
         effective_samples=sizes.sum() ** 2 / jnp.maximum((sizes**2).sum(), _TINY),
         bias=jnp.linalg.norm(mean - at_input),
         value_error=jnp.sqrt((group_totals**2).sum() * between) / num_kept,
-        gradient_norm=jnp.linalg.norm(total) / num_kept,
-        gradient_error=jnp.sqrt(jnp.maximum(squares, 0) * between) / num_kept,
+        gradient_norm=jnp.linalg.norm(total - taken) / num_kept,
+        gradient_error=jnp.sqrt(jnp.maximum(squares * (1 - explained), 0) * between) / num_kept,
         share_credited=jnp.asarray(_share_credited(problem), problem.dtype),
+        share_explained=explained,
     )
+
+
+def _explained(
+    problem: Problem, key: Any, inputs: Inputs, saved: Values, total: Array
+) -> tuple[Array, Array]:
+    """Returns what a stand-in takes off G, as `total` is, and which share of its variance that explains."""
+    if problem.control is None:
+        return jnp.zeros_like(total), jnp.zeros((), problem.dtype)
+    wanted = (True, *[False] * (len(inputs) - 1))
+
+    def of_value(cotangent: Array) -> tuple[Array, tuple[Array, Array]]:
+        halves = _sums.halves_from_values(problem, wanted, key, inputs, saved, cotangent)
+        assert halves is not None
+        return _stand_in.correction(problem, halves)[0], _stand_in.explained(problem, halves)
+
+    taken, (whole, less) = jax.lax.map(of_value, jnp.eye(problem.num_values, dtype=problem.dtype))
+    taken = _sums.in_units_of_x(inputs, taken)
+    if problem.has_credit:
+        terms, coordinates = problem.readers.pairs
+        taken = taken[terms, coordinates] if problem.combine is None else taken.ravel()
+    return taken, jnp.where(whole.sum() > 0, less.sum() / jnp.where(whole.sum() > 0, whole.sum(), 1), 0)
 
 
 def _sizes(weights: Array, slopes: Array | None) -> Array:

@@ -74,6 +74,12 @@ def term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array:
     return pull(chunks.varying_like(cotangent, values))[0]
 
 
+def scaled(weights: Array, of_terms: Array) -> Array:
+    """Returns weights (..., num_terms) times slopes (num_terms,), 0 where a slope is 0 and a weight NaN."""
+    slopes = jnp.broadcast_to(of_terms, weights.shape)
+    return jnp.where(slopes == 0, 0, weights * slopes)
+
+
 def is_counted(problem: Problem, inputs: Inputs) -> Array:
     """Returns which terms (num_terms,) any value depends on: a mask in args may leave some out.
 

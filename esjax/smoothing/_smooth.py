@@ -12,11 +12,13 @@ from esjax._core import placement, random, trees
 from esjax._core.check import check_count, check_key, check_num_samples, check_sigma
 from esjax._core.signature import SIGNATURE
 from esjax.baselines import Baseline, leave_one_out
+from esjax.controls import Samples
 from esjax.credit import Credit, auto
 from esjax.diagnostics import Report
 from esjax.noise import Noise, normal
-from esjax.smoothing import _control, _options, _vectors
+from esjax.smoothing import _control, _options, _report, _seen, _vectors
 from esjax.smoothing._options import Options
+from esjax.smoothing._problem import Informs
 
 Array = jax.Array
 
@@ -30,7 +32,7 @@ def smooth(
     sampler: samplers.Sampler = samplers.auto,
     baseline: Baseline = leave_one_out,
     credit: Credit = auto,
-    control: _control.Control | None = None,
+    control: Callable[..., Any] | _control.Control | None = None,
     discard: Callable[[Array], Array] | None = None,
     chunk_size: int | None = None,
     sharding: jax.sharding.NamedSharding | None = None,
@@ -64,10 +66,19 @@ def smooth(
             mean, read few coordinates, the error no longer grows with the length of x. `auto` finds it in
             the program of `fun`, where that is quick and at least half of all pairs of a term and a
             coordinate drop out; `declared(reads)` is for programs on the host, which else read everything.
-        control: a control variate `(c, c_mean)`: `c(x, *args)` returns what `fun` does, and
-            `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable. Its scale is fitted,
-            each half of the samples by the other; unbiased (Glasserman 2003, sec. 4.1). N must be a
-            multiple of 4.
+        control: a stand-in `c(x, *args)`: any function of the same values that is continuous and has a
+            derivative in x, its own (a straight-through one would bring its bias), such as a sigmoid for
+            a comparison, or a trained network. From the gradient in x and σ it takes off what it explains,
+
+                Σ_n (f_n − β c_n) s(ε_n) / (Nσ) + β ∇ mean_n c(x + σ ε_n)
+
+            unbiased, however poor it is (Grathwohl et al. 2018). β is fitted to the variance of the gradient,
+            each half of the sampler's groups by the other; one for each coordinate where there is credit. A
+            poor c costs its evaluation and derivative. c adds nothing to value, gradients in args and second
+            derivatives. `esjax.controls` has losses for learning its parameters.
+            Or `(c, c_mean)`, where `c_mean(x, sigma, *args)` is E[c(x + σ ε, *args)] and differentiable: then
+            c may be what it likes, and the value has less variance too (Glasserman 2003, sec. 4.1). N
+            must be a multiple of 4.
         discard: elementwise on values → bool, such as `jnp.isnan`: samples with a value to discard are
             left out, and the mean is over the rest. Unbiased where the faults do not depend on ε. NaN where
             none is left. None: a NaN stays visible, in value and gradient.
@@ -87,7 +98,8 @@ def smooth(
         traced, and is differentiated where asked. Gradients in args are pathwise: E[∂fun/∂args].
         `smoothed.with_info(key, x, *args, sigma=None)` returns `(value, report)`, for `has_aux=True`: an
         `esjax.diagnostics.Report` on the gradient in x, from the same samples. It evaluates f(x) once more,
-        and keeps N values; with a control variate there is no report.
+        and keeps N values. `smoothed.with_samples` is called likewise, and returns the samples themselves, as
+        `esjax.controls.Samples`: N × dim numbers. With `(c, c_mean)` there is neither.
         Derivatives are by reverse mode first (`jax.grad`, `jax.vjp`, `jax.jacrev`), then by either, so
         `jax.hessian` works; `jax.jvp` and `jax.jacfwd` of the function itself raise `TypeError`.
 
@@ -109,7 +121,8 @@ def smooth(
     shards = None if sharding is None else placement.shards_of(sharding)
     options = Options(noise, sampler, baseline, credit, discard, num_samples, chunk_size, shards)
     _options.check(fun, options, sigma, control)
-    if control is None:
+    if not isinstance(control, tuple):
+        options = options._replace(control=control)
         return Smoothed(partial(_estimate, fun, options), sigma, num_samples)
 
     def half(fun: Callable[..., Any], num_samples: int) -> Smoothed:
@@ -130,9 +143,7 @@ class Smoothed:
     __name__ = "smoothed"  # `jax.named_call` asks for one
     __signature__ = SIGNATURE
 
-    def __init__(
-        self, estimate: Callable[..., tuple[Any, Report | None]], sigma: Any, num_samples: int
-    ) -> None:
+    def __init__(self, estimate: Callable[..., tuple[Any, Any]], sigma: Any, num_samples: int) -> None:
         self._parts = estimate, sigma, num_samples
         self._forget()
         self.num_samples = num_samples
@@ -152,20 +163,24 @@ class Smoothed:
 
     def __call__(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> Any:
         """Returns the smoothed value, with the structure and shapes of `fun(x, *args)`."""
-        return self._call(False, key, x, *args, sigma=sigma)[0]
+        return self._call(None, key, x, *args, sigma=sigma)[0]
 
     def with_info(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Report]:
         """Returns the smoothed value, and a report on the gradient in x that its samples give."""
-        return self._call(True, key, x, *args, sigma=sigma)
+        return self._call(_report.report, key, x, *args, sigma=sigma)
 
-    def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
+    def with_samples(self, key: Any, x: Any, *args: Any, sigma: Any = None) -> tuple[Any, Samples]:
+        """Returns the smoothed value, and the samples that it is the mean of: points, scores and values."""
+        return self._call(_seen.samples, key, x, *args, sigma=sigma)
+
+    def _call(self, informs: Informs | None, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
         check_key(key)
         trees.check_arrays(x, "x", "pass arrays")
         trees.check_args(args)
         if sigma is not None:
             check_sigma(sigma)
         try:
-            result = self._program(informed, key, x, *args, sigma=sigma)
+            result = self._program(informs, key, x, *args, sigma=sigma)
         except Exception as error:
             self._forget()
             if not isinstance(error, TypeError) or "forward-mode" not in str(error):
@@ -179,14 +194,26 @@ class Smoothed:
 
 
 def _program(
-    estimate: Callable[..., Any], default: Any, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
-) -> tuple[Any, Report | None]:
-    return estimate(informed, key, x, *args, sigma=default if sigma is None else sigma)
+    estimate: Callable[..., Any],
+    default: Any,
+    informs: Informs | None,
+    key: Any,
+    x: Any,
+    *args: Any,
+    sigma: Any,
+) -> tuple[Any, Any]:
+    return estimate(informs, key, x, *args, sigma=default if sigma is None else sigma)
 
 
 def _estimate(
-    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, *args: Any, sigma: Any
-) -> tuple[Any, Report | None]:
+    fun: Callable[..., Any],
+    options: Options,
+    informs: Informs | None,
+    key: Any,
+    x: Any,
+    *args: Any,
+    sigma: Any,
+) -> tuple[Any, Any]:
     """Estimates what `smooth` promises, wherever arrays are placed."""
     placement.check_axes(options.shards, {"key": key, "x": x, "args": args, "sigma": sigma})
-    return placement.automatic(partial(_vectors.estimate, fun, options, informed), key, x, sigma, *args)
+    return placement.automatic(partial(_vectors.estimate, fun, options, informs), key, x, sigma, *args)

@@ -13,8 +13,9 @@ from esjax.baselines import Baseline, leave_one_out
 from esjax.credit import none
 from esjax.diagnostics import Report
 from esjax.noise import normal
-from esjax.smoothing import _networks, _options
+from esjax.smoothing import _networks, _options, _seen
 from esjax.smoothing._options import Options
+from esjax.smoothing._problem import Informs
 from esjax.smoothing._smooth import Smoothed
 
 Array = jax.Array
@@ -137,16 +138,21 @@ jax.tree_util.register_pytree_node(WeightsReport, _flatten, _unflatten)
 class SmoothedWeights(Smoothed):
     """A network smoothed in its weights: `smoothed(key, params, *args, sigma=None)`; see `smooth_weights`."""
 
-    def _call(self, informed: bool, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
+    def _call(self, informs: Informs | None, key: Any, x: Any, *args: Any, sigma: Any) -> Any:
         trees.check_arrays(x, "params", _ARRAYS)
-        return super()._call(informed, key, x, *args, sigma=sigma)
+        if informs is _seen.samples:
+            raise ValueError(
+                "with_samples would hold N networks; use esjax.smooth, of what the network feeds, to learn "
+                "from samples"
+            )
+        return super()._call(informs, key, x, *args, sigma=sigma)
 
 
 def _estimate(
     fun: Callable[..., Any],
     options: Options,
     rank: int,
-    informed: bool,
+    informs: Informs | None,
     key: Any,
     params: Any,
     *args: Any,
@@ -155,6 +161,6 @@ def _estimate(
     """Estimates what `smooth_weights` promises, wherever arrays are placed."""
     placement.check_axes(options.shards, {"key": key, "params": params, "args": args, "sigma": sigma})
     found = placement.automatic(
-        partial(_networks.estimate, fun, options, rank, informed), key, params, sigma, *args
+        partial(_networks.estimate, fun, options, rank, informs), key, params, sigma, *args
     )
     return found.value, None if found.report is None else _unflatten(found.matrices, found.report)

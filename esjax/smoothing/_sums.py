@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from esjax._core import chunks
 from esjax._core.products import sum_rows
-from esjax.smoothing import _folding, _samples, _weights
+from esjax.smoothing import _folding, _samples, _stand_in, _weights
 from esjax.smoothing._inputs import Gradients, Inputs, Wanted, join, split, spread
 from esjax.smoothing._perturbing import Perturbations
 from esjax.smoothing._problem import Problem
+from esjax.smoothing._stand_in import Halves
 from esjax.smoothing._weights import Values
 
 Array = jax.Array
@@ -31,7 +32,7 @@ def one_pass(problem: Problem) -> bool:
     (Not where a gradient is a sum over devices, each of which has a cotangent of its own.)
     """
     affine = problem.discard is None and problem.transform is None
-    return problem.num_values == 1 and affine and problem.is_uniform and not problem.informed
+    return problem.num_values == 1 and affine and problem.is_uniform and problem.informs is None
 
 
 # --- one value: one pass -----------------------------------------------------------------------------
@@ -46,6 +47,7 @@ class _Sums(NamedTuple):
         own: of x and σ, each (size,): Σ (f_n − offset − own S_group + rest_n) s_n.
         total: of x and σ, each (size,): Σ total s_n.
         args: Σ ∂f_n/∂args.
+        halves: what a stand-in needs, of values less the offset; None: there is none.
     """
 
     offset: Array
@@ -53,6 +55,7 @@ class _Sums(NamedTuple):
     own: list[Any]
     total: list[Any]
     args: tuple[Any, ...]
+    halves: Halves | None
 
 
 def value_and_gradients(
@@ -67,7 +70,8 @@ def value_and_gradients(
     """
     f_x = _samples.at_input(problem, inputs)
     centres = problem.averages and problem.at_input is None
-    credited = _credited(problem, inputs, jnp.ones(1, problem.dtype))
+    one = jnp.ones(1, problem.dtype)
+    credited = _credited(problem, inputs, one)
 
     def scores_of(drawn: Perturbations, own: Array, total: Array) -> tuple[list[Any], list[Any]]:
         of = partial(problem.perturbing.weighted_scores, wanted, inputs, drawn)
@@ -75,6 +79,10 @@ def value_and_gradients(
             both = of(jnp.stack([own, total[:, None]]))
             return jax.tree.map(lambda rows: rows[0], both), jax.tree.map(lambda rows: rows[1], both)
         return of(own), of(jnp.broadcast_to(total[:, None], own.shape) if wanted[1] else total[:, None])
+
+    def halves_of(drawn: Perturbations, start: Array, centred: Array) -> Halves:
+        kept = jnp.ones(len(centred), problem.dtype)
+        return _stand_in.of_chunk(problem, wanted, inputs, drawn, start, kept, one, centred)
 
     def step(sums: _Sums, start: Array, count: int) -> tuple[_Sums, None]:
         drawn = _samples.draw_once(problem, key, inputs, start, count)
@@ -84,24 +92,38 @@ def value_and_gradients(
         offset = jnp.where(is_first, _finite(terms[:_FIRST].mean(0)), sums.offset) if centres else sums.offset
         centred = terms - offset[None]
         own, total = _weights.partial_weights(problem, inputs, centred, f_x)
-        found = _Sums(offset, sum_rows(centred), *scores_of(drawn, credited(own), total), in_args)
+        found = _Sums(
+            offset,
+            sum_rows(centred),
+            *scores_of(drawn, credited(own), total),
+            in_args,
+            None if sums.halves is None else halves_of(drawn, start, credited(centred)),
+        )
         return jax.tree.map(jnp.add, sums, found)._replace(offset=offset), None
 
     def with_total(sums: _Sums) -> Any:
         """Returns what is left to be added up over devices, with S and with a common offset put in."""
-        shift = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
+        shift: Any = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
         centred = sums.centred + shift * _folding.samples_of_device(problem)
         centred_sum = _folding.sum_over_devices(problem, centred)
         complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
         scores = jax.tree.map(lambda *both: complete(both, shift, centred_sum), sums.own, sums.total)
+        halves = sums.halves
+        if halves is not None and centres:
+            halves = _stand_in.moved(halves, credited(shift))
         mean = sums.offset + sums.centred / _folding.samples_of_device(problem)
         share = _folding.samples_of_device(problem) / problem.num_samples
-        return _samples.combined(problem, inputs, mean) * share, scores, sums.args
+        return _samples.combined(problem, inputs, mean) * share, scores, sums.args, halves
 
     zeros = _folding.zeros(problem, key, problem.num_terms)
     score_zeros = _score_zeros(problem, wanted, key, inputs)
-    nothing = _Sums(zeros + _finite(f_x), zeros, score_zeros, score_zeros, _args_zeros(wanted, inputs))
-    (value, score_sums, args_sums), _ = _folding.fold(problem, step, nothing, with_total)
+    halves = _no_halves(problem, wanted, key, inputs)
+    args_zeros = _args_zeros(wanted, inputs)
+    nothing = _Sums(zeros + _finite(f_x), zeros, score_zeros, score_zeros, args_zeros, halves)
+    (value, score_sums, args_sums, halves), _ = _folding.fold(problem, step, nothing, with_total)
+    if halves is not None:
+        halves = _stand_in.where_read(problem, inputs, one, halves)
+    score_sums = _less_explained(problem, score_sums, halves)
     return value, _gradients(inputs, score_sums, args_sums, problem.num_samples)
 
 
@@ -149,7 +171,7 @@ def gradients_from_values(
 ) -> Gradients:
     """Draws the noise again, chunk by chunk, and weights its scores with ⟨cotangent, f_n − b_n⟩."""
     of_terms = _samples.term_cotangent(problem, inputs, cotangent)
-    by_term = _scaled(_weights.weights(problem, inputs, saved), of_terms)
+    by_term = _samples.scaled(_weights.weights(problem, inputs, saved), of_terms)
     by_term = by_term if problem.has_credit else by_term.sum(1, keepdims=True)
 
     def step(carry: Any, start: Array, count: int) -> tuple[Any, None]:
@@ -169,7 +191,31 @@ def gradients_from_values(
 
     carry = (_score_zeros(problem, wanted, key, inputs), _args_zeros(wanted, inputs))
     (score_sums, args_sums), _ = _folding.fold(problem, step, carry)
+    halves = halves_from_values(problem, wanted, key, inputs, saved, cotangent)
+    score_sums = _less_explained(problem, score_sums, halves)
     return _gradients(inputs, score_sums, args_sums, saved.kept.sum())
+
+
+def halves_from_values(
+    problem: Problem, wanted: Wanted, key: Any, inputs: Inputs, saved: Values, cotangent: Array
+) -> Halves | None:
+    """Returns what a stand-in needs for one cotangent of the values; None where there is none."""
+    nothing = _no_halves(problem, wanted, key, inputs)
+    if nothing is None:
+        return None
+    of_terms = _samples.term_cotangent(problem, inputs, cotangent)
+    centred = _samples.scaled(saved.values - _weights.mean(saved)[None], of_terms)
+
+    def step(halves: Halves, start: Array, count: int) -> tuple[Halves, None]:
+        own_inputs, all_kept = _folding.on_own_device(problem, (inputs, saved.kept))
+        drawn = _samples.draw_once(problem, key, own_inputs, start, count)
+        kept, chunk = (jax.lax.dynamic_slice_in_dim(each, start, count) for each in (all_kept, centred))
+        credited = problem.readers.by_coordinate(chunk)
+        found = _stand_in.of_chunk(problem, wanted, own_inputs, drawn, start, kept, cotangent, credited)
+        return jax.tree.map(jnp.add, halves, found), None
+
+    halves, _ = _folding.fold(problem, step, nothing)
+    return _stand_in.where_read(problem, inputs, cotangent, halves)
 
 
 # --- parts of both -----------------------------------------------------------------------------------
@@ -178,13 +224,21 @@ def gradients_from_values(
 def _credited(problem: Problem, inputs: Inputs, cotangent: Array) -> Callable[[Array], Array]:
     """Returns what makes of the weights of terms (..., num_terms) those of scores (..., 1 or dim)."""
     of_terms = _samples.term_cotangent(problem, inputs, cotangent)
-    return lambda weights: problem.readers.by_coordinate(_scaled(weights, of_terms))
+    return lambda weights: problem.readers.by_coordinate(_samples.scaled(weights, of_terms))
 
 
-def _scaled(weights: Array, of_terms: Array) -> Array:
-    """Returns weights (..., num_terms) times slopes (num_terms,), 0 where a slope is 0 and a weight NaN."""
-    slopes = jnp.broadcast_to(of_terms, weights.shape)
-    return jnp.where(slopes == 0, 0, weights * slopes)
+def _no_halves(problem: Problem, wanted: Wanted, key: Any, inputs: Inputs) -> Halves | None:
+    """Returns what sums of a stand-in begin with; None where there is none, or nothing for it to do."""
+    if problem.control is None or not any(wanted[:2]):
+        return None
+    return _stand_in.zeros(problem, wanted, key, inputs)
+
+
+def _less_explained(problem: Problem, score_sums: list[Any], halves: Halves | None) -> list[Any]:
+    """Returns the sums of weighted scores less what a stand-in explains of them."""
+    if halves is None:
+        return score_sums
+    return jax.tree.map(jnp.subtract, score_sums, _stand_in.correction(problem, halves))
 
 
 def _finite(offset: Array) -> Array:

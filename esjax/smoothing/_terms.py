@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from esjax._jaxpr import peeling
-from esjax.credit import Credit, none
+from esjax._core import chunks
+from esjax._jaxpr import dependence, peeling
+from esjax.credit import Credit, auto, none
 from esjax.smoothing import _credit
 from esjax.smoothing._credit import Readers
 from esjax.smoothing._inputs import Args
 
 Array = jax.Array
 Block = Callable[[Array, Args], Array]
+
+_MOST_PAIRS, _MOST_EQUATIONS = 2**18, 2_000
+"""Where a stand-in is larger, its derivative is not looked at before it is used: a tenth of a second."""
 
 
 class Terms(NamedTuple):
@@ -58,6 +62,33 @@ def of_block(block: Block, credit: Credit, x: Array, num_values: int, leaves: Ar
     if _is_whole(pattern):
         return whole
     return Terms(*_functions(peeled, x.dtype), _credit.readers(pattern), peeled.num_terms)
+
+
+def of_stand_in(control: Block, whole: Terms, x: Array, num_values: int, leaves: Args) -> Terms:
+    """Returns the terms of a stand-in for a block of terms `whole`, with credit of its own if that has some.
+
+    Raises:
+        ValueError: it has no derivative in x.
+    """
+    _check_slopes(control, x, num_values, leaves)
+    has_credit = whole.readers.num_pairs < whole.num_terms * x.size
+    return of_block(control, auto if has_credit else none, x, num_values, leaves, peels=True)
+
+
+def _check_slopes(control: Block, x: Array, num_values: int, leaves: Args) -> None:
+    def slopes(cotangent: Array, x: Array, leaves: Args) -> Array:
+        values, pull = jax.vjp(lambda z: control(z, leaves), x)
+        return pull(chunks.varying_like(cotangent, values))[0]
+
+    remedy = "give a function that is smooth where fun is not, such as jax.nn.sigmoid for a comparison"
+    try:
+        program = jax.make_jaxpr(slopes)(jnp.zeros(num_values, x.dtype), x, leaves)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"control has no derivative in x ({error}); {remedy}") from error
+    is_cotangent = [number == 0 for number in range(len(program.in_avals))]
+    found = dependence.reads(program, is_cotangent, most_pairs=_MOST_PAIRS, most_equations=_MOST_EQUATIONS)
+    if found.pattern is not None and not found.pattern.nnz:
+        raise ValueError(f"control has the derivative 0 in x everywhere; {remedy}")
 
 
 def _is_whole(pattern: Any) -> bool:

@@ -1,6 +1,7 @@
 """A call of a smoothed function, with pytrees and options, as a problem on vectors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,13 +11,14 @@ import numpy as np
 from esjax._core import chunks, placement, random, trees
 from esjax._core.traceable import checked
 from esjax._jaxpr.hoisting import hoisted
-from esjax.diagnostics import Report
+from esjax.controls import Samples
 from esjax.samplers import Groups
 from esjax.smoothing import _derivatives, _options, _terms
+from esjax.smoothing._control import check_same
 from esjax.smoothing._inputs import Args
 from esjax.smoothing._options import Functions, Options
 from esjax.smoothing._perturbing import dense
-from esjax.smoothing._problem import Problem
+from esjax.smoothing._problem import Informs, Problem
 from esjax.smoothing._terms import Terms
 
 Array = jax.Array
@@ -25,27 +27,43 @@ _FLOATING = "convert it with .astype(jnp.float32), or pass it in args"
 
 
 def estimate(
-    fun: Callable[..., Any], options: Options, informed: bool, key: Any, x: Any, sigma: Any, *args: Any
-) -> tuple[Any, Report | None]:
+    fun: Callable[..., Any],
+    options: Options,
+    informs: Informs | None,
+    key: Any,
+    x: Any,
+    sigma: Any,
+    *args: Any,
+) -> tuple[Any, Any]:
     """Estimates on vectors what `smooth` promises for pytrees."""
     key, x, sigma = jax.tree.map(trees.canonical, (key, x, sigma))
     trees.check_floating(x, "x", _FLOATING)
     scales = trees.check_sigma_fits(sigma, x)
     data, as_key = random.data_of(key)
     data, x, scales, args = chunks.varying_alike((data, x, scales, args))
-    problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+    problem, leaves, unflatten = _problem(fun, options, informs, as_key, data, x, args)
     if chunks.varies_more(leaves, data):  # because of what fun or an option closes over
         data, x, scales, args = chunks.varying_like((data, x, scales, args), leaves)
-        problem, leaves, unflatten = _problem(fun, options, informed, as_key, data, x, args)
+        problem, leaves, unflatten = _problem(fun, options, informs, as_key, data, x, args)
     vectors = trees.flatten(x, problem.dtype), trees.flatten_sigma(scales, x, problem.dtype)
-    value, report = _derivatives.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
-    return unflatten(value), jax.lax.stop_gradient(report)
+    value, info = _derivatives.estimate(problem, data, (*vectors, *leaves))  # no forward mode: use jax.grad
+    if isinstance(info, Samples):
+        info = _restored(info, x, unflatten)
+    return unflatten(value), jax.lax.stop_gradient(info)
+
+
+def _restored(seen: Samples, x: Any, unflatten: Callable[[Array], Any]) -> Samples:
+    """Returns samples with the structure of x, widened, and of the values."""
+    unflatten_x = jax.vmap(trees.unflattener(jax.tree.map(trees.widen, x)))
+    return Samples(
+        unflatten_x(seen.points), unflatten_x(seen.scores), jax.vmap(unflatten)(seen.values), seen.kept
+    )
 
 
 def _problem(
     fun: Callable[..., Any],
     options: Options,
-    informed: bool,
+    informs: Informs | None,
     as_key: Callable[[Array], Any],
     data: Array,
     x: Any,
@@ -65,14 +83,19 @@ def _problem(
     any_x, any_values = (chunks.varying_like(jnp.zeros(size, dtype), data) for size in (dim, num_values))
     groups = groups_of(options, dim)
     functions, consts = _options.functions(options, groups, as_key(data), dim, any_values)
+    if options.control is not None:
+        control, found, consts["control"] = hoisted(checked("control", options.control), wide, *args)
+        check_same("control", found, values)
+        functions = functions._replace(control=control)
     of_options, block, leaves, constant_args = of_leaves(functions, consts, call, fun_consts, args)
     unflatten_x = trees.unflattener(wide)
-
-    def of_vector(z: Array, leaves: Args) -> Array:
-        return trees.flatten(block(leaves, unflatten_x(z)), dtype)
-
+    of_vector = partial(_of_vector, block, unflatten_x, dtype)
     peels = of_options.transform is None
     terms = _terms.of_block(of_vector, options.credit, any_x, num_values, leaves, peels=peels)
+    stand_in = None
+    if of_options.control is not None:
+        of_control = partial(_of_vector, of_options.control, unflatten_x, dtype)
+        stand_in = _terms.of_stand_in(of_control, terms, any_x, num_values, leaves)
     evaluated, drawn = _chunks(options, groups.size, _width(dim, terms))
     problem = problem_of(
         options,
@@ -87,13 +110,21 @@ def _problem(
         as_key=as_key,
         evaluated_at_once=evaluated,
         drawn_at_once=drawn,
-        informed=informed,
+        informs=informs,
         dim=dim,
         num_terms=terms.num_terms,
         num_values=num_values,
         dtype=dtype,
+        control=stand_in,
     )
     return problem, leaves, trees.unflattener(own_shapes(fun, values, wide, x, args))
+
+
+def _of_vector(
+    block: Callable[[Args, Any], Any], unflatten_x: Callable[[Array], Any], dtype: Any, z: Array, leaves: Args
+) -> Array:
+    """Returns a block's values (num_values,) at the vector z (dim,)."""
+    return trees.flatten(block(leaves, unflatten_x(z)), dtype)
 
 
 def problem_of(options: Options, functions: Functions, group_size: int, **parts: Any) -> Problem:
@@ -139,11 +170,17 @@ def of_leaves(
         args, fun_consts, _ = parts(leaves)
         return call(fun_consts, x, *args)
 
+    def stand_in(control: Callable[..., Any], leaves: Args, x: Any) -> Any:
+        args, _, consts = parts(leaves)
+        return control(consts["control"], x, *args)
+
     is_constant = jax.tree.map(lambda _: False, (args, fun_consts, consts))
     for name in ("draw", "score", "discard", "transform"):
         is_constant[2][name] = [True] * len(consts[name])
     constant_args = frozenset((2 + np.flatnonzero(jax.tree.leaves(is_constant))).tolist())
     of_options = Functions(*map(of_option, functions._fields, functions))
+    if functions.control is not None:
+        of_options = of_options._replace(control=partial(stand_in, functions.control))
     return of_options, block, leaves, constant_args
 
 
