@@ -95,9 +95,9 @@ def _with_info(block, package):
     return lambda key, x, sigma, args: smoothed.with_info(key, x, args, sigma=sigma)
 
 
-def _both_ways(block, package):
-    """A stand-in: with a report it is fitted in a second pass over the samples, without in the first."""
-    smoothed = _smoothed(package, block, control=_smooth_steps)
+def _both_ways(block, package, **options):
+    """With a report and without; a stand-in is fitted in a second pass over the samples, or in the first."""
+    smoothed = _smoothed(package, block, **options)
 
     def call(key, x, sigma, args):
         value, report = smoothed.with_info(key, x, args, sigma=sigma)
@@ -166,7 +166,8 @@ KINDS = {
     "discard": Kind(partial(_smooth, _faulty, discard=jnp.isnan)),
     "control": Kind(partial(_smooth, _sum, control=LINE)),
     "with_info": Kind(partial(_with_info, _several)),
-    "stand-in, with_info and without": Kind(partial(_both_ways, _sum)),
+    "with_info and without": Kind(partial(_both_ways, _sum)),
+    "stand-in, with_info and without": Kind(partial(_both_ways, _sum, control=_smooth_steps)),
     "score": Kind(partial(_decisions, "argmax", "score", 8), has_forward_mode=True),
     "local_expectation": Kind(
         partial(_decisions, "threshold", "local_expectation", 4), has_forward_mode=True
