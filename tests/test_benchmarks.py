@@ -31,6 +31,12 @@ def _assert_mean_is(draws, wanted):
     assert (np.abs(draws.mean(0) - wanted) < 4 * error + 1e-6).all()
 
 
+def _draws(call, num_keys):
+    """Returns what a function of a key gives, one key after the other, in one program."""
+    keys = jax.random.split(jax.random.key(0), num_keys)
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(call, keys))(keys), float)
+
+
 @pytest.mark.parametrize("noise", references.LAWS)
 def test_jacobian_of_sort_is_the_chance_of_each_position(noise):
     eps = references.LAWS[noise].rvs(size=(20_000, 3), random_state=np.random.RandomState(0))
@@ -66,11 +72,11 @@ def test_there_are_24_strategies_and_those_at_random_points_are_unbiased():
         each for each in at_random if "leave-one-out" not in each.name or each.name == "mc, leave-one-out"
     ]
     assert len(unbiased) == 13
+    normal = esjax.noise.normal
+    compiled = normal._replace(icdf=jax.jit(normal.icdf), score=jax.jit(normal.score))
     for strategy in unbiased:
         random = np.random.default_rng(1)
-        draws = [
-            strategies.jacobian(strategy, np.sort, esjax.noise.normal, 0.7, 64, random, X) for _ in range(200)
-        ]
+        draws = [strategies.jacobian(strategy, np.sort, compiled, 0.7, 64, random, X) for _ in range(200)]
         _assert_mean_is(np.array(draws), exact)
 
 
@@ -78,9 +84,8 @@ def test_there_are_24_strategies_and_those_at_random_points_are_unbiased():
 @pytest.mark.parametrize("make", [problems.rank_correlation, problems.rounding, problems.threshold_count])
 def test_every_peer_estimates_the_gradient_of_the_reference(name, make):
     problem = make(10)
-    call = jax.jit(black_boxes.PEERS[name](problem, 64))
-    draws = [call(key, problem.x) for key in jax.random.split(jax.random.key(0), 400)]
-    _assert_mean_is(np.array([gradient for _, gradient in draws], float), np.asarray(problem.gradient))
+    call = black_boxes.PEERS[name](problem, 64)
+    _assert_mean_is(_draws(lambda key: call(key, problem.x)[1], 400), np.asarray(problem.gradient))
 
 
 LOCAL = {
@@ -99,10 +104,9 @@ def test_gradients_of_what_reads_little_of_x_have_the_mean_of_their_reference(na
     smoothed = esjax.smooth(
         problem.fun, sigma=problem.sigma, num_samples=64, credit=esjax.credit.none, chunk_size=64
     )
-    gradient = jax.jit(jax.grad(lambda key, x: smoothed(key, x).sum(), 1))
-    num_keys = 100 if name == "jpeg" else 400
-    draws = [gradient(key, problem.x) for key in jax.random.split(jax.random.key(0), num_keys)]
-    _assert_mean_is(np.array(draws, float), np.asarray(problem.gradient))
+    gradient = jax.grad(lambda key, x: smoothed(key, x).sum(), 1)
+    draws = _draws(lambda key: gradient(key, problem.x), 100 if name == "jpeg" else 400)
+    _assert_mean_is(draws, np.asarray(problem.gradient))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,8 @@ def test_credit_is_found_in_what_reads_little_of_x(made, reads):
 @pytest.mark.parametrize("noise", ["normal", "gumbel"])
 @pytest.mark.parametrize("name", ["esjax_jacobian", "optax_jacobian", "jaxopt_jacobian"])
 def test_every_peer_estimates_the_jacobian_of_the_reference(name, noise):
-    call = jax.jit(getattr(peers, name)(jnp.sort, noise, 0.7, 64))
-    draws = np.array([call(key, jnp.asarray(X)) for key in jax.random.split(jax.random.key(0), 300)], float)
+    call = getattr(peers, name)(jnp.sort, noise, 0.7, 64)
+    draws = _draws(lambda key: call(key, jnp.asarray(X)), 300)
     _assert_mean_is(draws, references.sort_jacobian(X.astype(float), 0.7, references.LAWS[noise]))
 
 
@@ -131,9 +135,8 @@ def test_estimates_of_a_batch_have_the_mean_of_the_closed_form():
         metric_peers.accuracy_auto,
         metric_peers.accuracy_optax,
     ):
-        call = jax.jit(peer(batch, 64))
-        draws = [call(key, batch.logits)[1] for key in jax.random.split(jax.random.key(0), 200)]
-        _assert_mean_is(np.array(draws, float), exact)
+        call = peer(batch, 64)
+        _assert_mean_is(_draws(lambda key, call=call: call(key, batch.logits)[1], 200), exact)
 
 
 def test_estimates_of_ndcg_have_the_mean_of_the_enumeration():
@@ -144,7 +147,7 @@ def test_estimates_of_ndcg_have_the_mean_of_the_enumeration():
     def of_order(order, relevance):
         return esjax.blocks.ndcg(-jnp.argsort(order), relevance, k=2)
 
-    exact = jax.vmap(
+    of_each = jax.vmap(
         jax.grad(
             esjax.smooth_decisions(
                 of_order,
@@ -155,16 +158,16 @@ def test_estimates_of_ndcg_have_the_mean_of_the_enumeration():
             argnums=1,
         ),
         (None, 0, 0),
-    )(jax.random.key(0), lists.scores, lists.relevance)
+    )
+    exact = jax.jit(of_each)(jax.random.key(0), lists.scores, lists.relevance)
     for call in (
         metric_peers.ndcg_optax(lists, 64),
         metric_peers.ndcg_auto(lists, 64),
         metric_peers.ndcg_decided(lists, 64, None),
         metric_peers.ndcg_decided(lists, 64, 2),
     ):
-        compiled = jax.jit(call)
-        draws = [compiled(key, lists.scores)[1] for key in jax.random.split(jax.random.key(0), 200)]
-        _assert_mean_is(np.array(draws, float), exact / 2)
+        draws = _draws(lambda key, call=call: call(key, lists.scores)[1], 200)
+        _assert_mean_is(draws, exact / 2)
     _, gradient = jax.jit(metric_peers.ndcg_exact(lists))(jax.random.key(0), lists.scores)
     np.testing.assert_allclose(gradient, exact / 2, atol=1e-6)
 

@@ -1,6 +1,6 @@
 """Blocks against their definitions in NumPy."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -228,10 +228,22 @@ def test_dice_is_the_f1_of_pixels():
 
 
 def _random_list(seed, num_values=1000):
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(2, 15))
+    rng, n = np.random.default_rng(seed), (2, 3, 7, 14)[seed % 4]  # few lengths, for few programs
     scores = rng.choice(num_values, n, replace=num_values < n).astype(np.float32)
     return scores, rng.integers(0, 4, n) * (rng.random(n) < 0.6)
+
+
+@cache
+def _compiled(metric, topn):
+    return jax.jit(partial(metric, topn=topn))
+
+
+def _of_rax(metric, scores, gains, which=None, topn=None):
+    """Returns a metric of rax, of a list that is padded, so that one program serves all lengths."""
+    which, size = np.ones(scores.size, bool) if which is None else which, 14
+    arrays = [np.pad(array, (0, size - array.size)) for array in (scores, gains.astype(np.float32), which)]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return _compiled(metric, topn)(arrays[0], arrays[1], where=arrays[2])
 
 
 @pytest.mark.parametrize("k", [None, 1, 3, 50])
@@ -239,8 +251,7 @@ def test_ndcg_is_raxs_and_scikit_learns(k):
     for seed in range(12):
         scores, relevance = _random_list(seed)
         found = esjax.blocks.ndcg(scores, relevance, k=k)
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            wanted = rax.ndcg_metric(jnp.asarray(scores), jnp.asarray(relevance, jnp.float32), topn=k)
+        wanted = _of_rax(rax.ndcg_metric, scores, relevance, topn=k)
         np.testing.assert_allclose(found, wanted, rtol=2e-6)
         found = esjax.blocks.ndcg(scores, relevance, k=k, gain="linear")
         np.testing.assert_allclose(found, metrics.ndcg_score([relevance], [scores], k=k), rtol=2e-6)
@@ -260,13 +271,11 @@ def test_precision_and_recall_at_k_are_raxs(k):
         scores, relevance = _random_list(seed)
         mask = np.random.default_rng(seed).random(scores.size) < 0.8
         which = mask | (np.arange(scores.size) < k)  # rax divides by fewer, where fewer than k count
-        arrays = jnp.asarray(scores), jnp.asarray(relevance > 0, jnp.float32)
         for block, theirs in (
             (esjax.blocks.precision_at_k, rax.precision_metric),
             (esjax.blocks.recall_at_k, rax.recall_metric),
         ):
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                wanted = theirs(*arrays, where=jnp.asarray(which), topn=k)
+            wanted = _of_rax(theirs, scores, relevance > 0, which, k)
             if scores.size >= k:
                 np.testing.assert_allclose(block(scores, relevance, k=k, mask=which), wanted, rtol=1e-6)
 
@@ -283,8 +292,7 @@ def test_reciprocal_rank_is_raxs():
     for seed in range(12):
         scores, relevance = _random_list(seed)
         found = esjax.blocks.reciprocal_rank(scores, relevance)
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            wanted = rax.mrr_metric(jnp.asarray(scores), jnp.asarray(relevance > 0, jnp.float32))
+        wanted = _of_rax(rax.mrr_metric, scores, relevance > 0)
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
@@ -404,20 +412,30 @@ def test_scores_and_times_of_any_numbers_are_in_their_order(scores):
     numbers = scores.tolist()  # of Python, exact
     ranks = np.array([sorted(set(numbers)).index(number) for number in numbers], np.float32)
     relevance, events = np.array([0, 1, 0, 2, 1]), np.array([True, True, False, True, True])
-    for block in (esjax.blocks.ndcg, esjax.blocks.reciprocal_rank, esjax.blocks.average_precision):
+    of_lists = esjax.blocks.ndcg, esjax.blocks.reciprocal_rank, esjax.blocks.average_precision
+    correlations = esjax.blocks.kendall_tau, esjax.blocks.spearman_rho
+    masks = None, np.array([True, False, True, True, True])
+
+    @jax.jit
+    def traced(scores):
+        values = [block(scores, relevance) for block in of_lists]
+        return values, [[block(scores, scores[::-1], mask=mask) for block in correlations] for mask in masks]
+
+    values, of_masks = traced(scores) if scores.itemsize <= 4 else (of_lists, [correlations] * 2)
+    for block, found in zip(of_lists, values, strict=True):
         wanted = block(ranks, relevance)
         assert block(scores, relevance) == wanted
         if scores.itemsize <= 4:
-            np.testing.assert_allclose(jax.jit(block)(scores, relevance), wanted, rtol=1e-6)
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
     for block in (partial(esjax.blocks.precision_at_k, k=2), partial(esjax.blocks.recall_at_k, k=2)):
         assert block(scores, relevance) == block(ranks, relevance)
-    for mask in (None, np.array([True, False, True, True, True])):
+    for mask, values in zip(masks, of_masks, strict=True):
         assert esjax.blocks.auc(scores, events, mask=mask) == esjax.blocks.auc(ranks, events, mask=mask)
-        for block in (esjax.blocks.kendall_tau, esjax.blocks.spearman_rho):
+        for block, found in zip(correlations, values, strict=True):
             wanted = block(ranks, ranks[::-1].copy(), mask=mask)
             assert block(scores, scores[::-1], mask=mask) == wanted
             if scores.itemsize <= 4:
-                assert jax.jit(block)(scores, scores[::-1], mask=mask) == pytest.approx(float(wanted))
+                assert found == pytest.approx(float(wanted))
         wanted = esjax.blocks.concordance(ranks, ranks[::-1].copy(), events, mask=mask)
         assert esjax.blocks.concordance(scores, scores[::-1], events, mask=mask) == wanted
 
@@ -499,7 +517,7 @@ def test_edit_distances_of_padded_sequences_are_levenshteins():
         lengths = {"predicted_length": n, "reference_length": m}
         found = jax.jit(esjax.blocks.edit_distance)(a, b, **lengths)
         assert int(found) == _levenshtein(a[:n], b[:m])
-        rate = esjax.blocks.word_error_rate(a, b, **lengths)
+        rate = jax.jit(esjax.blocks.word_error_rate)(a, b, **lengths)
         np.testing.assert_allclose(rate, _levenshtein(a[:n], b[:m]) / max(m, 1), rtol=1e-6)
 
 
@@ -570,8 +588,7 @@ def test_what_a_mask_hides_changes_nothing(name):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         arrays = rng.integers(0, 3, (num_arguments, 12))
-        mask = rng.random(12) < 0.6
-        mask[0] = True
+        mask = rng.permutation(12) < 7  # as many in each, for one program
         kept = block(*(jnp.asarray(array[mask]) for array in arrays), mask=np.ones(mask.sum(), bool))
         hidden = jax.jit(block)(*map(jnp.asarray, arrays), mask=mask)
         np.testing.assert_allclose(hidden, kept, rtol=1e-6, atol=1e-7)

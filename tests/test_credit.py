@@ -214,7 +214,8 @@ def test_hessians():
     def hessian(loss):
         return jax.hessian(loss)(X, SIGMA, W)
 
-    _assert_mean(_draws(lambda key: hessian(_estimated_loss(smoothed)(key)), 8000), hessian(exact))
+    truth = jax.jit(lambda: hessian(exact))()
+    _assert_mean(_draws(lambda key: hessian(_estimated_loss(smoothed)(key)), 8000), truth)
 
 
 @pytest.mark.parametrize("name", ["args", "two"])  # one pass, and two
@@ -243,7 +244,7 @@ def test_a_control_variate():
     )
     loss, exact = _estimated_loss(smoothed), _exact_loss("weighted")
     draws = _draws(lambda key: _first(loss(key), BOTH_SIGMAS[0]))
-    _assert_mean(draws, _first(exact, BOTH_SIGMAS[0]))
+    _assert_mean(draws, jax.jit(lambda: _first(exact, BOTH_SIGMAS[0]))())
 
 
 @pytest.mark.parametrize("chosen", ["auto", "declared"])
@@ -276,7 +277,8 @@ def test_discarded_samples(chosen):
         second, mixed = jax.grad(along, (0, 1))(X, W)
         return value, in_x[:-1], in_w[:-1], second[:-1], mixed[:-1]
 
-    _assert_mean(_draws(lambda key: of(lambda x, w: loss(x, w, key)), 8000), of(exact))
+    draws = _draws(lambda key: of(lambda x, w: loss(x, w, key)), 8000)
+    _assert_mean(draws, jax.jit(lambda: of(exact))())
 
 
 # --- the very sums that are promised -----------------------------------------------------------------
@@ -311,11 +313,16 @@ def test_gradient_and_hessian_are_the_sums_over_what_reads(name, baseline):
     squares = eps[:, :, None] * eps[:, None, :] - np.eye(DIM)
     read_both = np.einsum("nt,ti,tj->nij", weighted, reads * 1.0, reads * 1.0)
     hessian = (read_both * squares).sum(0) / (num_samples * SIGMA**2)
-    found = jax.jit(jax.grad(lambda x, sigma: smoothed(key, x, W, sigma=sigma), (0, 1)))(X, SIGMA)
+
+    @jax.jit
+    def both_orders(x, sigma):
+        first = jax.grad(lambda x, sigma: smoothed(key, x, W, sigma=sigma), (0, 1))(x, sigma)
+        return first, jax.hessian(smoothed, 1)(key, x, W)
+
+    found, found_hessian = both_orders(X, SIGMA)
     np.testing.assert_allclose(found[0], gradient, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[1], in_sigma, rtol=1e-4, atol=1e-5)
-    found = jax.jit(jax.hessian(smoothed, 1))(key, X, W)
-    np.testing.assert_allclose(found, hessian, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(found_hessian, hessian, rtol=1e-4, atol=2e-5)
 
 
 def test_samples_are_discarded_by_their_values_and_not_by_their_terms():
@@ -343,7 +350,7 @@ def test_hessians_do_not_see_terms_that_a_mask_leaves_out():
             return jnp.where(mask, each, 0).sum() * jnp.arange(1.0, 3)
 
         smoothed = esjax.smooth(block, sigma=SIGMA, num_samples=32, sampler=esjax.samplers.iid)
-        return jax.hessian(lambda x: smoothed(jax.random.key(4), x, mask).sum())(X)
+        return jax.jit(jax.hessian(lambda x: smoothed(jax.random.key(4), x, mask).sum()))(X)
 
     found = hessian(jnp.log)
     np.testing.assert_allclose(found, hessian(jnp.zeros_like), rtol=1e-5, atol=1e-6)
@@ -404,10 +411,10 @@ def test_slopes_that_are_0_have_derivatives():
     """∂²F/∂x∂λ of λ Σ round(x) at λ = 0, and of Σ w round(x) at w = 0: the slopes of E[round]."""
     x, options = jnp.linspace(-1.0, 2.0, 6), {"sigma": 0.5, "num_samples": 4096}
     scaled = esjax.smooth(lambda x, lam: lam * jnp.round(x).sum(), **options)
-    found = jax.grad(lambda lam: jax.grad(scaled, 1)(jax.random.key(0), x, lam).sum())(0.0)
+    found = jax.jit(jax.grad(lambda lam: jax.grad(scaled, 1)(jax.random.key(0), x, lam).sum()))(0.0)
     weighted = esjax.smooth(lambda x, w: (w * jnp.round(x)).sum(), **options)
-    matrix = jax.jacrev(lambda w: jax.grad(weighted, 1)(jax.random.key(0), x, w))(jnp.zeros(6))
-    slopes = jax.vmap(jax.grad(lambda x: norm.cdf((x - jnp.arange(-9.5, 10)) / 0.5).sum()))(x)
+    matrix = jax.jit(jax.jacrev(lambda w: jax.grad(weighted, 1)(jax.random.key(0), x, w)))(jnp.zeros(6))
+    slopes = jax.jit(jax.vmap(jax.grad(lambda x: norm.cdf((x - jnp.arange(-9.5, 10)) / 0.5).sum())))(x)
     np.testing.assert_allclose(matrix, np.diag(slopes), atol=0.1)
     np.testing.assert_allclose(found, slopes.sum(), atol=0.3)
 
@@ -562,10 +569,14 @@ def test_a_gradient_through_with_info_is_that_of_the_call():
 def test_coordinates_that_are_infinite_have_no_gradient_and_take_none_away():
     key, x = jax.random.PRNGKey(2), jnp.append(X, jnp.array([-jnp.inf, jnp.inf]))
     smoothed = esjax.smooth(lambda x: jnp.mean(jnp.sign(x)), sigma=SIGMA, num_samples=64, credit=credit.auto)
-    found = jax.grad(smoothed, 1)(key, x)
+
+    @jax.jit
+    def derivatives(x, sigma):
+        in_sigma = jax.grad(lambda sigma: smoothed(key, x, sigma=sigma))(sigma)
+        return jax.grad(smoothed, 1)(key, x), in_sigma, jax.hessian(smoothed, 1)(key, x)
+
+    found, in_sigma, hessian = derivatives(x, SIGMA)
     assert np.all(found[-2:] == 0) and np.all(found[:-2] > 0)
-    in_sigma = jax.grad(lambda sigma: smoothed(key, x, sigma=sigma))(SIGMA)
-    hessian = jax.hessian(smoothed, 1)(key, x)
     _, report = smoothed.with_info(key, x)
     assert np.isfinite(in_sigma) and np.isfinite(hessian).all() and np.all(hessian[-2:] == 0)
     np.testing.assert_allclose(report.gradient_norm, jnp.linalg.norm(found), rtol=1e-5)

@@ -138,16 +138,21 @@ def test_two_classes_are_the_known_closed_form_in_everything():
         def of_top(x, sigma):
             return exact.top_k_accuracy(x, y, 1, sigma)
 
-        for function in (ours, of_probs, of_top):
-            orders = 1 if function is of_top else 3
-            for derivative in (
+        @jax.jit
+        def derivatives(x, sigma):
+            wanted = (
                 lambda f: jax.value_and_grad(f, (0, 1)),
                 lambda f: jax.hessian(f, (0, 1)),
                 lambda f: jax.jacfwd(f, (0, 1)),
-            )[:orders]:
-                found, truth = (jax.tree.leaves(jax.jit(derivative(f))(x, 0.7)) for f in (function, closed))
-                for a, b in zip(found, truth, strict=True):
-                    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+            )
+            orders = {closed: 3, ours: 3, of_probs: 3, of_top: 1}
+            return [[each(f)(x, sigma) for each in wanted[:order]] for f, order in orders.items()]
+
+        truth, *found = derivatives(x, 0.7)
+        for of_function in found:
+            exact_ones = jax.tree.leaves(truth[: len(of_function)])
+            for a, b in zip(jax.tree.leaves(of_function), exact_ones, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_gradients_in_sigma_and_second_order_are_finite_differences_of_the_oracle():
@@ -161,15 +166,13 @@ def test_gradients_in_sigma_and_second_order_are_finite_differences_of_the_oracl
                 (_oracle(logits + axis, label, sigma)[1] - _oracle(logits - axis, label, sigma)[1]) / (2 * h)
             )
         for f in (lambda x, s: exact.accuracy(x, y, s), lambda x, s: exact.argmax_probs(x, s)[label]):
-            np.testing.assert_allclose(
-                jax.jit(jax.grad(f, 1))(jnp.asarray(logits), sigma), in_sigma, rtol=1e-8
+            wanted = jax.grad(f, 1), jax.hessian(f), jax.jacrev(jax.jacrev(f))
+            slope, *seconds = jax.jit(lambda *given, wanted=wanted: [each(*given) for each in wanted])(
+                jnp.asarray(logits), sigma
             )
-            np.testing.assert_allclose(
-                jax.jit(jax.hessian(f))(jnp.asarray(logits), sigma), np.array(rows), atol=1e-8
-            )
-            np.testing.assert_allclose(
-                jax.jit(jax.jacrev(jax.jacrev(f)))(jnp.asarray(logits), sigma), np.array(rows), atol=1e-8
-            )
+            np.testing.assert_allclose(slope, in_sigma, rtol=1e-8)
+            for found in seconds:
+                np.testing.assert_allclose(found, np.array(rows), atol=1e-8)
 
 
 @pytest.mark.parametrize("noise", [NORMAL, GUMBEL])
@@ -249,18 +252,24 @@ def test_masked_classes_have_no_probability_and_no_gradient():
         )
         for noise in (NORMAL, GUMBEL)
     ]
-    for f in functions:
-        weights = jnp.arange(5.0) + 1
-        value, (gradient, in_sigma) = jax.jit(
-            jax.value_and_grad(lambda x, s, f=f, w=weights: f(x, s) @ w, (0, 1))
-        )(logits, 1.0)
-        less, (of_kept, in_sigma_of_kept) = jax.value_and_grad(
-            lambda x, s, f=f, w=weights: f(x, s) @ w[kept], (0, 1)
-        )(logits[kept], 1.0)
+    weights = jnp.arange(5.0) + 1
+
+    @jax.jit
+    def all_of_them(x, s, w):
+        of_each = [jax.value_and_grad(lambda x, s, f=f: f(x, s) @ w, (0, 1))(x, s) for f in functions]
+        return of_each, [f(x, s) for f in functions]
+
+    (found, probs), (fewer, _) = (
+        all_of_them(logits, 1.0, weights),
+        all_of_them(logits[kept], 1.0, weights[kept]),
+    )
+    for (value, (gradient, in_sigma)), (less, (of_kept, in_sigma_of_kept)), chances in zip(
+        found, fewer, probs, strict=True
+    ):
         np.testing.assert_allclose(value, less, rtol=1e-5)
         np.testing.assert_allclose(gradient[kept], of_kept, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(in_sigma, in_sigma_of_kept, rtol=1e-4, atol=1e-6)
-        assert (np.asarray(f(logits, 1.0))[[1, 3]] == 0).all() and (np.asarray(gradient)[[1, 3]] == 0).all()
+        assert (np.asarray(chances)[[1, 3]] == 0).all() and (np.asarray(gradient)[[1, 3]] == 0).all()
 
 
 def test_infinite_logits_win_and_share():
@@ -306,13 +315,33 @@ def test_slopes_and_curvatures_of_thresholds_are_precise_where_the_decision_is_m
             def f(x):
                 return exact.threshold_probs(x, 1.0, noise=noise)
 
+            @jax.jit
+            def derivatives(x, f=f):
+                firsts = jax.grad(f), jax.jacfwd(f)
+                seconds = [second(first) for first in firsts for second in (jax.grad, jax.jacfwd)]
+                return [[jax.vmap(each)(x) for each in order] for order in (firsts, seconds)]
+
             x = jnp.asarray(a, dtype)
             np.testing.assert_allclose(f(x), law.sf(z), rtol=tolerance)
-            for first in (jax.grad(f), jax.jacfwd(f)):
-                np.testing.assert_allclose(jax.jit(jax.vmap(first))(x), slope, rtol=tolerance)
-                for second in (jax.grad(first), jax.jacfwd(first)):
-                    found = jax.jit(jax.vmap(second))(x)
-                    assert (abs(found - curvature) < tolerance * (slope + abs(curvature))).all()
+            firsts, seconds = derivatives(x)
+            for found in firsts:
+                np.testing.assert_allclose(found, slope, rtol=tolerance)
+            for found in seconds:
+                assert (abs(found - curvature) < tolerance * (slope + abs(curvature))).all()
+
+
+@jax.jit
+def _softmax_derivatives(x):
+    """The first and second derivatives of two closed forms, by each mode and by each pair of modes."""
+    functions = (
+        lambda x: exact.argmax_probs(x, 1.0, noise=GUMBEL),
+        lambda x: exact.accuracy(
+            jnp.broadcast_to(x[None], (3, 3)), np.arange(3, dtype=np.int32), 1.0, noise=GUMBEL
+        ),
+    )
+    firsts = [first(f) for f in functions for first in (jax.jacrev, jax.jacfwd)]
+    seconds = [second(first) for first in firsts for second in (jax.jacrev, jax.jacfwd)]
+    return [first(x) for first in firsts], [second(x) for second in seconds]
 
 
 @pytest.mark.parametrize("lead", [0.5, 8.0, 20.0, 40.0])
@@ -337,35 +366,30 @@ def test_slopes_of_a_softmax_are_precise_where_one_class_has_all_of_it(lead):
     )
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
-            x = jnp.asarray(s, dtype)
-            for f in (
-                lambda x: exact.argmax_probs(x, 1.0, noise=GUMBEL),
-                lambda x: exact.accuracy(
-                    jnp.broadcast_to(x[None], (3, 3)), np.arange(3, dtype=np.int32), 1.0, noise=GUMBEL
-                ),
-            ):
-                for first in (jax.jacrev(f), jax.jacfwd(f)):
-                    for found, truth in zip(jax.jit(first)(x), slopes(s), strict=True):
-                        assert _error(found, truth) < tolerance
-                    for second in (jax.jacrev(first), jax.jacfwd(first)):
-                        for found, truth in zip(jax.jit(second)(x), curvatures, strict=True):
-                            assert _error(found, truth) < tolerance
+            firsts, seconds = _softmax_derivatives(jnp.asarray(s, dtype))
+            assert len(firsts) == 4 and len(seconds) == 8
+            for rows, exact_rows in (*((e, slopes(s)) for e in firsts), *((e, curvatures) for e in seconds)):
+                for found, truth in zip(rows, exact_rows, strict=True):
+                    assert _error(found, truth) < tolerance
 
 
 def test_what_is_nan_has_nan_derivatives():
     x, labels = jnp.array([[0.0, jnp.nan], [0.5, 1.0]]), jnp.array([0, 0])
-    for f in (
+    functions = (
         lambda x, y: exact.argmax_probs(x, 1.0)[:, 0],
         lambda x, y: exact.argmax_probs(x, 1.0, noise=GUMBEL)[:, 0],
         lambda x, y: exact.accuracy(x, y, 1.0),
         lambda x, y: exact.top_k_probs(x, 1, 1.0)[:, 0],
         lambda x, y: exact.top_k_accuracy(x, y, 1, 1.0),
+    )
+    derivatives = jax.jit(lambda x, y: [(jax.jacrev(f)(x, y), jax.jacfwd(f)(x, y)) for f in functions])
+    for of_nan, of_no_class, f in zip(
+        derivatives(x, labels), derivatives(jnp.zeros((2, 2)), labels + 2), functions, strict=True
     ):
-        for derivative in (jax.jacrev(f), jax.jacfwd(f)):
-            slopes = jax.jit(derivative)(x, labels)
+        for slopes, without in zip(of_nan, of_no_class, strict=True):
             assert np.isnan(slopes[0, 0]).all() and np.isfinite(slopes[1, 1]).all()
             if f.__code__.co_names[-1] in ("accuracy", "top_k_accuracy"):
-                assert np.isnan(jax.jit(derivative)(jnp.zeros((2, 2)), labels + 2)[1, 1]).all()
+                assert np.isnan(without[1, 1]).all()
     slopes = jax.jit(jax.grad(lambda x: exact.threshold_probs(x, 1.0).sum()))(x)
     np.testing.assert_array_equal(np.isnan(slopes), np.isnan(x))
 
@@ -379,9 +403,13 @@ def test_ratios_that_overflow_are_decided_and_have_no_slope():
                 lambda x, s, n=noise: exact.argmax_probs(x, s, noise=n)[0, 0],
                 lambda x, s, n=noise: exact.accuracy(x, jnp.array([1]), s, noise=n).sum(),
             ]
-        for f in functions:
-            derivatives = jax.grad(f, (0, 1))(x, 1e-6), jax.hessian(f, (0, 1))(x, 1e-6)
-            (slopes, in_sigma), rest = derivatives[0], jax.tree.leaves(derivatives[1])
+        both = jax.jit(
+            lambda *given, fs=functions: [
+                (jax.grad(f, (0, 1))(*given), jax.hessian(f, (0, 1))(*given)) for f in fs
+            ]
+        )
+        for (slopes, in_sigma), hessian in both(x, 1e-6):
+            rest = jax.tree.leaves(hessian)
             assert in_sigma == 0 and (1e-6 * abs(slopes[0, :2]) < 1e-20).all()
             assert all(np.isfinite(leaf).all() for leaf in rest)
         in_sigma = jax.grad(lambda s, n=noise: exact.threshold_probs(x[:, :2], s, noise=n).sum())(1e-20)
@@ -434,14 +462,15 @@ def test_narrow_floats_come_back_in_their_dtype(dtype):
 def test_what_cannot_be_seen_under_jit_is_nan():
     logits = jnp.array([[0.0, jnp.nan], [-jnp.inf, -jnp.inf], [0.0, 1.0]])
     labels = jnp.array([0, 0, 0])
-    for f in (
+    functions = (
         lambda x: exact.argmax_probs(x, 1.0)[:, 0],
         lambda x: exact.accuracy(x, labels, 1.0),
         lambda x: exact.top_k_probs(x, 1, 1.0)[:, 0],
         lambda x: exact.top_k_accuracy(x, labels, 1, 1.0),
         lambda x: exact.argmax_probs(x, 1.0, noise=GUMBEL)[:, 0],
-    ):
-        np.testing.assert_array_equal(np.isnan(jax.jit(f)(logits)), [True, True, False])
+    )
+    for found in jax.jit(lambda x: [f(x) for f in functions])(logits):
+        np.testing.assert_array_equal(np.isnan(found), [True, True, False])
     out = jax.jit(lambda y: exact.accuracy(jnp.zeros((3, 2)), y, 1.0))(jnp.array([-1, 2, 1]))
     np.testing.assert_array_equal(np.isnan(out), [True, True, False])
     assert np.isnan(jax.jit(lambda x: exact.threshold_probs(x, 1.0))(jnp.nan))

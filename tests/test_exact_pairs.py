@@ -73,8 +73,8 @@ def _error(found, exact):
 def test_values_and_gradients_are_those_of_the_law_of_each_pair(metric, noise):
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
-            both = jax.jit(jax.value_and_grad(partial(OURS[metric], noise=NOISES[noise]), (0,)))
-            in_sigma = jax.jit(jax.grad(lambda sigma, s: OURS[metric](s, sigma=sigma, noise=NOISES[noise])))
+            ours = partial(OURS[metric], noise=NOISES[noise])
+            both = jax.jit(jax.value_and_grad(lambda s, sigma, f=ours: f(s, sigma=sigma), (0, 1)))
             for scale in (0.1, 1.0, 12.0):
 
                 def f(s, sigma=1.0):
@@ -83,13 +83,13 @@ def test_values_and_gradients_are_those_of_the_law_of_each_pair(metric, noise):
                 s = scale * SCORES
                 x = jnp.asarray(s, dtype)
                 value, gradient = f(s), reference.differences(f, s, 2e-3)
-                found, (slopes,) = both(x, sigma=dtype(1))
+                found, (slopes, in_sigma) = both(x, dtype(1))
                 assert found.dtype == slopes.dtype == dtype
                 assert abs(found - value) < tolerance
                 assert _error(slopes, gradient) < tolerance, scale
                 slope = reference.differences(lambda sigma, s=s, f=f: f(s, sigma), np.array(1.0), 1e-3)
                 norm = np.linalg.norm(gradient) * np.linalg.norm(s)
-                assert abs(in_sigma(dtype(1), x) - slope) < tolerance * norm
+                assert abs(in_sigma - slope) < tolerance * norm
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -128,9 +128,15 @@ def test_correlations_of_two_items_stay_precise_where_they_are_decided(closed, n
 
 def test_what_is_nan_has_nan_derivatives():
     mask = np.arange(30) > 3
-    for f in OURS.values():
-        both = jax.jit(jax.value_and_grad(lambda s, sigma, f=f: f(s, sigma=sigma, mask=mask), (0, 1)))
-        value, (slopes, in_sigma) = both(jnp.asarray(SCORES).at[9].set(jnp.nan), 1.0)
+
+    @jax.jit
+    def all_of_them(s, sigma):
+        return [
+            jax.value_and_grad(lambda s, sigma, f=f: f(s, sigma=sigma, mask=mask), (0, 1))(s, sigma)
+            for f in OURS.values()
+        ]
+
+    for value, (slopes, in_sigma) in all_of_them(jnp.asarray(SCORES).at[9].set(jnp.nan), 1.0):
         assert np.isnan(value) and np.isnan(slopes[mask]).all() and np.isnan(in_sigma)
         assert (slopes[~mask] == 0).all()
 
@@ -138,11 +144,14 @@ def test_what_is_nan_has_nan_derivatives():
 @pytest.mark.parametrize("noise", NOISES)
 def test_values_are_means_of_sampled_blocks(noise):
     eps = NOISES[noise].sample(jax.random.key(1), (5000, 30), jnp.float32)
-    z = jnp.asarray(SCORES)[None] + 0.6 * eps
-    for metric, block in OF_BLOCKS.items():
-        values = np.asarray(jax.jit(jax.vmap(block))(z), np.float64)
-        off = values.mean() - OURS[metric](jnp.asarray(SCORES), sigma=0.6, noise=NOISES[noise])
-        assert abs(off) < 4 * values.std() / np.sqrt(values.size), metric
+    s = jnp.asarray(SCORES)
+    sampled = jax.jit(lambda z: {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()})(
+        s[None] + 0.6 * eps
+    )
+    means = jax.jit(lambda s: {metric: f(s, sigma=0.6, noise=NOISES[noise]) for metric, f in OURS.items()})(s)
+    for metric, values in sampled.items():
+        values = np.asarray(values, np.float64)
+        assert abs(values.mean() - means[metric]) < 4 * values.std() / np.sqrt(values.size), metric
 
 
 def test_two_items_are_the_known_closed_form():
@@ -154,20 +163,26 @@ def test_two_items_are_the_known_closed_form():
         }
         for noise, truth in closed.items():
             options = {"noise": NOISES[noise]}
-            for ours in (
+            ours = (
                 lambda s, sigma, o=options: pairs.auc(s, jnp.array([1, 0]), sigma, **o),
                 lambda s, sigma, o=options: (1 + pairs.kendall_tau(s, jnp.array([5, 2]), sigma, **o)) / 2,
                 lambda s, sigma, o=options: (1 + pairs.spearman_rho(s, jnp.array([5, 2]), sigma, **o)) / 2,
                 lambda s, sigma, o=options: pairs.concordance(s, s, jnp.array([1, 1]), sigma, **o),
-            ):
-                for derivative in (
+            )
+
+            @jax.jit
+            def derivatives(s, sigma, functions=(*ours, truth)):
+                wanted = (
                     lambda f: jax.value_and_grad(f, (0, 1)),
                     lambda f: jax.hessian(f, (0, 1)),
                     lambda f: jax.jacrev(jax.grad(f, (0, 1)), (0, 1)),
-                ):
-                    found, exact = (jax.tree.leaves(jax.jit(derivative(f))(s, 0.7)) for f in (ours, truth))
-                    for a, b in zip(found, exact, strict=True):
-                        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+                )
+                return [[derivative(f)(s, sigma) for derivative in wanted] for f in functions]
+
+            *found, exact = map(jax.tree.leaves, derivatives(s, 0.7))
+            for each in found:
+                for a, b in zip(each, exact, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("metric", OURS)
@@ -180,8 +195,9 @@ def test_second_derivatives_are_differences_of_first_ones(metric):
 
         slopes = jax.jit(jax.grad(value))
         rows = np.array([(slopes(x + e) - slopes(x - e)) / 2e-4 for e in np.eye(31) * 1e-4])
-        for derivative in (jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))):
-            np.testing.assert_allclose(jax.jit(derivative)(x), rows, atol=1e-8)
+        seconds = jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))
+        for found in jax.jit(lambda x: [second(x) for second in seconds])(x):
+            np.testing.assert_allclose(found, rows, atol=1e-8)
 
 
 def test_little_noise_gives_the_metrics_of_scikit_learn_and_scipy():
@@ -249,7 +265,7 @@ def test_vmap_and_scan_are_a_loop_and_masks_leave_out(metric):
         )
     kept = np.asarray(masks[1])
     fewer = {name: np.asarray(a[1])[kept] for name, a in mapped.items()}
-    value, (slopes, _) = both(scores[1][kept], 1.0, None, fewer)
+    value, (slopes, _) = jax.jit(both)(scores[1][kept], 1.0, None, fewer)
     np.testing.assert_allclose(each[1][0], value, atol=1e-6)
     np.testing.assert_allclose(each[1][1][0][kept], slopes, atol=1e-6)
     assert (each[1][1][0][~kept] == 0).all()
@@ -258,14 +274,15 @@ def test_vmap_and_scan_are_a_loop_and_masks_leave_out(metric):
 def test_where_no_pair_counts_the_value_is_chance():
     s, none = jnp.asarray(SCORES[:4]), np.zeros(4, bool)
     times = jnp.array([1.0, 2.0, 3.0, 4.0])
-    for call, chance in (
-        (lambda s, mask: pairs.auc(s, jnp.ones(4), 1.0, mask=mask), 0.5),
-        (lambda s, mask: pairs.concordance(s, times, jnp.zeros(4), 1.0, mask=mask), 0.5),
-        (lambda s, mask: pairs.kendall_tau(s, jnp.ones(4), 1.0, mask=mask), 0),
-        (lambda s, mask: pairs.spearman_rho(s, jnp.ones(4), 1.0, mask=mask), 0),
-    ):
-        for mask in (None, none, np.arange(4) == 2):
-            value, slopes = jax.value_and_grad(call)(s, mask)
+    calls = (
+        lambda s, mask: pairs.auc(s, jnp.ones(4), 1.0, mask=mask),
+        lambda s, mask: pairs.concordance(s, times, jnp.zeros(4), 1.0, mask=mask),
+        lambda s, mask: pairs.kendall_tau(s, jnp.ones(4), 1.0, mask=mask),
+        lambda s, mask: pairs.spearman_rho(s, jnp.ones(4), 1.0, mask=mask),
+    )
+    all_of_them = jax.jit(lambda s, mask: [jax.value_and_grad(call)(s, mask) for call in calls])
+    for mask in (None, none, np.arange(4) == 2):
+        for (value, slopes), chance in zip(all_of_them(s, mask), (0.5, 0.5, 0, 0), strict=True):
             assert value == chance and (slopes == 0).all()
 
 
@@ -275,16 +292,28 @@ def test_infinite_scores_missing_targets_and_nan():
     finite = x.at[jnp.array([0, 5])].set(jnp.array([60.0, -60.0]))
     missing, kept = TARGETS.astype(np.float32), np.arange(30) > 2
     missing[~kept] = np.nan
+
+    @jax.jit
+    def all_of_them(s):
+        return {metric: jax.value_and_grad(partial(f, sigma=1.0))(s) for metric, f in OURS.items()}
+
+    infinite, large, unknown, wide = map(all_of_them, (s, finite, x.at[0].set(jnp.nan), x))
+    narrow = all_of_them(x.astype(jnp.bfloat16))
     for metric, f in OURS.items():
-        np.testing.assert_allclose(f(s, sigma=1.0), f(finite, sigma=1.0), atol=1e-6)
-        slopes = jax.grad(partial(f, sigma=1.0))(s)
+        np.testing.assert_allclose(f(s, sigma=1.0), large[metric][0], atol=1e-6)
+        slopes = infinite[metric][1]
         assert (slopes[jnp.array([0, 5])] == 0).all() and np.isfinite(slopes).all()
-        assert np.isnan(jax.jit(partial(f, sigma=1.0))(x.at[0].set(jnp.nan))), metric
-        wide = jax.jit(partial(f, sigma=1.0))(x)
-        narrow = f(x.astype(jnp.bfloat16), sigma=1.0)
-        assert narrow.dtype == jnp.bfloat16 and abs(narrow.astype(jnp.float32) - wide) < 1e-2
-    for closed in (pairs.kendall_tau, pairs.spearman_rho):
-        np.testing.assert_allclose(closed(x, missing, 1.0), closed(x[kept], TARGETS[kept], 1.0), atol=1e-6)
+        assert np.isnan(unknown[metric][0]), metric
+        value = narrow[metric][0]
+        assert value.dtype == jnp.bfloat16 and abs(value.astype(jnp.float32) - wide[metric][0]) < 1e-2
+
+    @jax.jit
+    def correlations(s):
+        functions = pairs.kendall_tau, pairs.spearman_rho
+        return [(f(s, missing, 1.0), f(s[kept], TARGETS[kept], 1.0)) for f in functions]
+
+    for of_all, of_kept in correlations(x):
+        np.testing.assert_allclose(of_all, of_kept, atol=1e-6)
 
 
 @pytest.mark.parametrize(

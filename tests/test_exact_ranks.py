@@ -87,18 +87,27 @@ def test_values_are_the_mean_of_blocks_over_all_orders(noise):
     places = jnp.asarray(-np.argsort(np.array(orders), 1).astype(np.float64))
     with jax.enable_x64(True):
         options = {"sigma": 0.7, "noise": NOISES[noise]}
-        for block, closed in (
+        both = (
             (blocks.ndcg, ranks.ndcg),
             (partial(blocks.ndcg, k=2), partial(ranks.ndcg, k=2)),
             (partial(blocks.precision_at_k, k=3), partial(ranks.precision_at_k, k=3)),
             (partial(blocks.recall_at_k, k=1), partial(ranks.recall_at_k, k=1)),
             (blocks.reciprocal_rank, ranks.reciprocal_rank),
             (blocks.average_precision, ranks.average_precision),
-        ):
-            each = jax.vmap(lambda s, block=block: block(s, relevance))(jnp.asarray(places, float))
+        )
+
+        @jax.jit
+        def all_of_them(s, places):
+            values = [
+                (jax.vmap(lambda s, f=block: f(s, relevance))(places), closed(s, relevance, **options))
+                for block, closed in both
+            ]
+            return values, ranks.rank_probs(s, **options)
+
+        values, found = all_of_them(jnp.asarray(s), jnp.asarray(places, float))
+        for each, value in values:
             mean = np.asarray(each, np.float64) @ np.array(chances)
-            np.testing.assert_allclose(closed(jnp.asarray(s), relevance, **options), mean, atol=2e-8)
-        found = ranks.rank_probs(jnp.asarray(s), 0.7, noise=NOISES[noise])
+            np.testing.assert_allclose(value, mean, atol=2e-8)
         for item, place in itertools.product(range(4), repeat=2):
             chance = sum(p for order, p in zip(orders, chances, strict=True) if order[place] == item)
             np.testing.assert_allclose(found[item, place], chance, atol=2e-8)
@@ -107,11 +116,14 @@ def test_values_are_the_mean_of_blocks_over_all_orders(noise):
 @pytest.mark.parametrize("noise", NOISES)
 def test_values_are_means_of_sampled_blocks(noise):
     eps = NOISES[noise].sample(jax.random.key(1), (20_000, 8), jnp.float32)
-    z = jnp.asarray(SCORES)[None] + 0.6 * eps
-    for metric, (ours, _) in METRICS.items():
-        values = np.asarray(jax.jit(jax.vmap(OF_BLOCKS[metric]))(z), np.float64)
-        off = values.mean() - ours(jnp.asarray(SCORES), sigma=0.6, noise=NOISES[noise])
-        assert abs(off) < 4 * values.std() / np.sqrt(values.size), metric
+    s, options = jnp.asarray(SCORES), {"sigma": 0.6, "noise": NOISES[noise]}
+    sampled = jax.jit(lambda z: {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()})(
+        s[None] + 0.6 * eps
+    )
+    means = jax.jit(lambda s: {metric: ours(s, **options) for metric, (ours, _) in METRICS.items()})(s)
+    for metric, values in sampled.items():
+        values = np.asarray(values, np.float64)
+        assert abs(values.mean() - means[metric]) < 4 * values.std() / np.sqrt(values.size), metric
 
 
 def test_gumbel_ranks_are_those_of_plackett_and_luce():
@@ -158,8 +170,9 @@ def test_second_derivatives_are_differences_of_first_ones(metric):
 
         slopes = jax.jit(jax.grad(value))
         rows = [(slopes(x + e) - slopes(x - e)) / 2e-4 for e in np.eye(9) * 1e-4]
-        for derivative in (jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))):
-            np.testing.assert_allclose(jax.jit(derivative)(x), np.array(rows), atol=1e-7)
+        seconds = jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))
+        for found in jax.jit(lambda x: [second(x) for second in seconds])(x):
+            np.testing.assert_allclose(found, np.array(rows), atol=1e-7)
 
 
 def test_derivatives_of_rank_probs_are_differences():
@@ -167,8 +180,8 @@ def test_derivatives_of_rank_probs_are_differences():
         x = jnp.asarray(SCORES[:5], float)
         f = jax.jit(lambda x: ranks.rank_probs(x, 0.7, 3))
         columns = np.stack([(f(x + e) - f(x - e)) / 2e-5 for e in np.eye(5) * 1e-5], -1)
-        np.testing.assert_allclose(jax.jit(jax.jacrev(f))(x), columns, atol=1e-8)
-        np.testing.assert_allclose(jax.jit(jax.jacfwd(f))(x), columns, atol=1e-8)
+        for found in jax.jit(lambda x: (jax.jacrev(f)(x), jax.jacfwd(f)(x)))(x):
+            np.testing.assert_allclose(found, columns, atol=1e-8)
 
 
 @pytest.mark.parametrize("noise", ["normal", "gumbel"])
@@ -189,8 +202,8 @@ def test_second_derivatives_of_few_items_are_differences_of_the_reference(metric
             def value(x):
                 return getattr(ranks, metric)(x[:-1], relevance, x[-1], noise=NOISES[noise])
 
-            for derivative in (jax.hessian, lambda f: jax.jacrev(jax.grad(f))):
-                found = jax.jit(derivative(value))(jnp.asarray(x, dtype))
+            seconds = jax.jit(lambda x, f=value: (jax.hessian(f)(x), jax.jacrev(jax.grad(f))(x)))
+            for found in seconds(jnp.asarray(x, dtype)):
                 np.testing.assert_allclose(found, rows, atol=1e-5)
 
 
@@ -230,11 +243,10 @@ def test_gradients_are_precise_where_all_places_but_two_are_decided(metric, nois
     truth = slope * np.array([0, -1, 1, 0, 0])
     for dtype, tolerance in ((np.float32, 2e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
-            f = partial(getattr(ranks, metric), sigma=1.0, noise=NOISES[noise])
-            found = jax.grad(f)(jnp.asarray(s, dtype), relevance)
+            slopes = jax.jit(jax.grad(partial(getattr(ranks, metric), noise=NOISES[noise])))
+            found = slopes(jnp.asarray(s, dtype), relevance, 1.0)
             assert slope < 1e-6 and _error(found, truth) < tolerance
-            sharp = partial(getattr(ranks, metric), sigma=1e-6, noise=NOISES[noise])
-            assert abs(jax.grad(sharp)(jnp.asarray(SCORES, dtype), RELEVANCE)).max() < 1e-9
+            assert abs(slopes(jnp.asarray(SCORES, dtype), RELEVANCE, 1e-6)).max() < 1e-9
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -278,35 +290,45 @@ def test_vmap_and_scan_are_a_loop(closed):
 def test_masked_items_have_no_place_and_change_nothing():
     mask = np.array([True, True, False, True, False, True, True, True])
     hidden = jnp.where(mask, SCORES, jnp.array([0, 0, np.nan, 0, 1e30, 0, 0, 0], jnp.float32))
-    for closed in (
+    functions = (
         ranks.ndcg,
         partial(ranks.ndcg, k=3),
         ranks.reciprocal_rank,
         ranks.average_precision,
         partial(ranks.recall_at_k, k=2),
-    ):
-        value, slopes = jax.value_and_grad(closed)(hidden, RELEVANCE, 0.7, mask=mask)
-        kept, of_kept = jax.value_and_grad(closed)(jnp.asarray(SCORES[mask]), RELEVANCE[mask], 0.7)
+    )
+
+    @jax.jit
+    def all_of_them(s, relevance, mask=None):
+        return [jax.value_and_grad(closed)(s, relevance, 0.7, mask=mask) for closed in functions]
+
+    found = all_of_them(hidden, RELEVANCE, mask)
+    probs = ranks.rank_probs(hidden, 0.7, 3, mask=mask)  # known, and NaN where it is masked
+    of_fewer = all_of_them(jnp.asarray(SCORES[mask]), RELEVANCE[mask])
+    for (value, slopes), (kept, of_kept) in zip(found, of_fewer, strict=True):
         np.testing.assert_allclose(value, kept, rtol=1e-5)
         np.testing.assert_allclose(slopes[mask], of_kept, atol=2e-6)
         assert (slopes[~mask] == 0).all()
-    probs = ranks.rank_probs(hidden, 0.7, 3, mask=mask)
     np.testing.assert_allclose(probs[mask], ranks.rank_probs(jnp.asarray(SCORES[mask]), 0.7, 3), atol=2e-6)
     assert (probs[~mask] == 0).all()
 
 
 def test_where_nothing_is_relevant_or_counts_the_value_is_zero():
-    for closed in (
+    functions = (
         ranks.ndcg,
         partial(ranks.ndcg, k=2),
         ranks.reciprocal_rank,
         ranks.average_precision,
         partial(ranks.precision_at_k, k=2),
         partial(ranks.recall_at_k, k=9),
-    ):
-        both = jax.value_and_grad(closed, (0, 2))
-        for relevance, mask in ((np.zeros(8), None), (RELEVANCE, np.zeros(8, bool))):
-            value, (slopes, in_sigma) = both(jnp.asarray(SCORES), relevance, 1.0, mask=mask)
+    )
+
+    @jax.jit
+    def all_of_them(s, relevance, sigma, mask):
+        return [jax.value_and_grad(f, (0, 2))(s, relevance, sigma, mask=mask) for f in functions]
+
+    for relevance, mask in ((np.zeros(8), None), (RELEVANCE, np.zeros(8, bool))):
+        for value, (slopes, in_sigma) in all_of_them(jnp.asarray(SCORES), relevance, 1.0, mask):
             assert value == 0 and (slopes == 0).all() and in_sigma == 0
     assert ranks.precision_at_k(jnp.asarray(SCORES), RELEVANT, 1.0, k=16) == RELEVANT.sum() / 16
     assert ranks.recall_at_k(jnp.asarray(SCORES), RELEVANT, 1.0, k=8) == 1
@@ -315,14 +337,16 @@ def test_where_nothing_is_relevant_or_counts_the_value_is_zero():
 
 def test_infinite_scores_are_beyond_all_others():
     inf = np.inf
-    for closed in (ranks.ndcg, partial(ranks.ndcg, k=3), ranks.average_precision, ranks.reciprocal_rank):
-        both = jax.jit(jax.value_and_grad(closed, (0, 2)))
-        for ends in ([inf, -inf], [inf, inf], [-inf, -inf]):
-            s = SCORES.copy()
-            s[[1, 4]] = ends
-            finite = np.where(np.isinf(s), np.sign(s) * 60, s)
-            value, (slopes, in_sigma) = both(jnp.asarray(s), RELEVANCE, 1.0)
-            like, (like_slopes, like_in_sigma) = both(jnp.asarray(finite), RELEVANCE, 1.0)
+    functions = ranks.ndcg, partial(ranks.ndcg, k=3), ranks.average_precision, ranks.reciprocal_rank
+    all_of_them = jax.jit(lambda *given: [jax.value_and_grad(closed, (0, 2))(*given) for closed in functions])
+    for ends in ([inf, -inf], [inf, inf], [-inf, -inf]):
+        s = SCORES.copy()
+        s[[1, 4]] = ends
+        finite = np.where(np.isinf(s), np.sign(s) * 60, s)
+        found, wanted = (all_of_them(jnp.asarray(x), RELEVANCE, 1.0) for x in (s, finite))
+        for (value, (slopes, in_sigma)), (like, (like_slopes, like_in_sigma)) in zip(
+            found, wanted, strict=True
+        ):
             like_slopes = np.where(np.isinf(s), 0, like_slopes)
             np.testing.assert_allclose(value, like, rtol=1e-5)
             np.testing.assert_allclose(slopes, like_slopes, atol=2e-6)
@@ -348,20 +372,27 @@ def test_wide_ranges_keep_what_is_near_together():
 
 def test_what_cannot_be_seen_under_jit_is_nan():
     s = jnp.array([0.0, jnp.nan, 1.0])
-    for closed in (ranks.ndcg, partial(ranks.ndcg, k=2), partial(ranks.recall_at_k, k=3)):
-        assert np.isnan(jax.jit(partial(closed, sigma=1.0))(s, jnp.array([1, 0, 1])))
-    assert np.isnan(jax.jit(partial(ranks.rank_probs, sigma=1.0))(s)).all()
+    functions = ranks.ndcg, partial(ranks.ndcg, k=2), partial(ranks.recall_at_k, k=3)
+    values, probs = jax.jit(
+        lambda s, relevance: ([f(s, relevance, 1.0) for f in functions], ranks.rank_probs(s, 1.0))
+    )(s, jnp.array([1, 0, 1]))
+    assert np.isnan(values).all() and np.isnan(probs).all()
 
 
 def test_what_is_nan_has_nan_derivatives():
     s, relevance = jnp.array([0.0, jnp.nan, 1.0, 2.0]), jnp.array([1, 0, 1, 0])
     mask = np.array([True, True, True, False])
     infinite = s.at[1].set(0), jnp.array([1, jnp.inf, 0, 0])
-    ndcgs = (ranks.ndcg, partial(ranks.ndcg, k=2))
-    calls = [(f, s, relevance) for f in (*ndcgs, ranks.reciprocal_rank, ranks.average_precision)]
-    for closed, *arrays in calls + [(f, *infinite) for f in ndcgs]:
-        both = jax.jit(jax.value_and_grad(lambda s, r, sigma, f=closed: f(s, r, sigma, mask=mask), (0, 2)))
-        value, (slopes, in_sigma) = both(*arrays, 1.0)
+    functions = ranks.ndcg, partial(ranks.ndcg, k=2), ranks.reciprocal_rank, ranks.average_precision
+
+    @jax.jit
+    def all_of_them(s, relevance, sigma):
+        return [jax.value_and_grad(f, (0, 2))(s, relevance, sigma, mask=mask) for f in functions]
+
+    for value, (slopes, in_sigma) in (
+        *all_of_them(s, relevance.astype(jnp.float32), 1.0),
+        *all_of_them(*infinite, 1.0)[:2],  # of both NDCGs
+    ):
         assert np.isnan(value) and np.isnan(slopes[mask]).all() and slopes[3] == 0 and np.isnan(in_sigma)
     slopes = jax.jit(jax.jacfwd(partial(ranks.rank_probs, sigma=1.0)))(s)
     assert np.isnan(slopes[:, :, 1]).all()

@@ -46,7 +46,10 @@ def _derivatives(function, dtype):
 def _agrees(ours, expected, p):
     """Compares values, gradients and Hessians of several metrics, in both precisions."""
     with jax.enable_x64(True):
-        truth = [np.asarray(each) for each in _derivatives(expected, np.float64)(jnp.asarray(p))]
+        value, gradient, hessian = jax.jit(
+            lambda x: (expected(x), jax.jacrev(expected)(x), jax.hessian(expected)(x))
+        )(jnp.asarray(p))
+        truth = [np.asarray(each) for each in (value, gradient, hessian, hessian)]
     for dtype, tolerance in DTYPES:
         with jax.enable_x64(dtype == np.float64):
             found = _derivatives(ours, dtype)(jnp.asarray(p, dtype))
@@ -73,18 +76,25 @@ def _binary_metrics(p, y, mask):
     return jnp.stack([*values, from_probs.of_confusion(_of_counts, p, y, mask=mask)])
 
 
+@jax.jit
+def _binary_blocks(predicted, y):
+    names = ("f1", "jaccard", "dice", "matthews", "cohen_kappa")
+    return {name: getattr(blocks, name)(predicted, y) for name in names}
+
+
 def _binary_references(predicted, y):
     options = {"zero_division": 0, "labels": [1], "average": "macro"}
     tn, fp, fn, tp = metrics.confusion_matrix(y, predicted, labels=[0, 1]).ravel()
+    of_blocks = _binary_blocks(predicted, y)
     return [
-        blocks.f1(predicted, y),
-        blocks.jaccard(predicted, y),
+        of_blocks["f1"],
+        of_blocks["jaccard"],
         metrics.precision_score(y, predicted, **options),
         metrics.recall_score(y, predicted, **options),
         metrics.balanced_accuracy_score(y, predicted),
-        blocks.dice(predicted, y),
-        blocks.matthews(predicted, y),
-        blocks.cohen_kappa(predicted, y),
+        of_blocks["dice"],
+        of_blocks["matthews"],
+        of_blocks["cohen_kappa"],
         *(metrics.fbeta_score(y, predicted, beta=beta, **options) for beta in (0.5, 2, 1.3)),
         _of_counts(*map(float, (tp, fp, fn, tn))),
     ]
@@ -314,8 +324,9 @@ def test_gradients_and_hessians_in_scores_and_sigma_are_finite_differences():
         ends = jax.jit(jax.vmap(along))(jnp.array([-h, h]))
         np.testing.assert_allclose(slope(0.0), (ends[1] - ends[0]) / (2 * h), rtol=1e-8)
         curvature = (slope(h) - slope(-h)) / (2 * h)
-        for second in (jax.jacfwd(jax.grad(along)), jax.grad(jax.grad(along)), jax.jacfwd(jax.jacfwd(along))):
-            np.testing.assert_allclose(jax.jit(second)(0.0), curvature, rtol=1e-7)
+        seconds = jax.jacfwd(jax.grad(along)), jax.grad(jax.grad(along)), jax.jacfwd(jax.jacfwd(along))
+        for found in jax.jit(lambda t: [second(t) for second in seconds])(0.0):
+            np.testing.assert_allclose(found, curvature, rtol=1e-7)
 
 
 def test_vmap_scan_and_chunks_are_a_loop(monkeypatch):
@@ -364,17 +375,24 @@ def test_memory_is_bounded_for_many_examples():
 
 def test_what_is_empty_or_masked_is_0_and_what_a_mask_hides_changes_nothing():
     p, no, yes = jnp.array([0.2, 0.7, 0.4]), jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.int32)
-    names = set(from_probs.__all__) - {"count_probs", "fbeta", "of_confusion"}
+    names = sorted(set(from_probs.__all__) - {"count_probs", "fbeta", "of_confusion"})
     nothing = jnp.zeros(3, bool)
-    for name in sorted(names):
-        f = jax.jit(getattr(from_probs, name))
-        assert f(p, yes, mask=nothing) == 0
+
+    @jax.jit
+    def all_of_them(p, y, mask=None):
+        return {name: getattr(from_probs, name)(p, y, mask=mask) for name in names}
+
+    masked, none_positive = all_of_them(p, yes, nothing), all_of_them(p, no)
+    none_predicted, empty = all_of_them(jnp.zeros(3), yes), all_of_them(p[:0], no[:0])
+    for name in names:
+        assert masked[name] == 0
         if name != "balanced_accuracy":
-            assert f(p, no) == f(jnp.zeros(3), yes) == 0
-        assert f(p[:0], no[:0]) == 0
-    for f in (from_probs.matthews, from_probs.cohen_kappa):
-        assert f(p, yes) == 0
-        np.testing.assert_allclose(f(jnp.ones(3), jnp.array([0, 1, 1])), 0, atol=4 * np.finfo(np.float32).eps)
+            assert none_positive[name] == none_predicted[name] == 0
+        assert empty[name] == 0
+    all_positive, all_predicted = all_of_them(p, yes), all_of_them(jnp.ones(3), jnp.array([0, 1, 1]))
+    for name in ("matthews", "cohen_kappa"):
+        assert all_positive[name] == 0
+        np.testing.assert_allclose(all_predicted[name], 0, atol=4 * np.finfo(np.float32).eps)
     np.testing.assert_allclose(from_probs.count_probs(p, mask=nothing), [1, 0, 0, 0], atol=1e-6)
     np.testing.assert_array_equal(from_probs.count_probs(p[:0]), [1])
 
@@ -384,9 +402,14 @@ def test_what_is_empty_or_masked_is_0_and_what_a_mask_hides_changes_nothing():
         jnp.array([True, True, True, False]),
     )
     hidden = x.at[3, 0].set(jnp.nan)
-    for f in (exact.f1, exact.jaccard, exact.balanced_accuracy):
-        value, gradient = jax.value_and_grad(lambda x, f=f: f(x, y, 0.7, mask=mask))(hidden)
-        truth, of_kept = jax.value_and_grad(lambda x, f=f: f(x, y[:3], 0.7))(x[:3])
+    functions = exact.f1, exact.jaccard, exact.balanced_accuracy
+
+    @jax.jit
+    def with_gradients(x, y, mask=None):
+        return [jax.value_and_grad(f)(x, y, 0.7, mask=mask) for f in functions]
+
+    found, kept = with_gradients(hidden, y, mask), with_gradients(x[:3], y[:3])
+    for (value, gradient), (truth, of_kept) in zip(found, kept, strict=True):
         np.testing.assert_allclose(value, truth, rtol=1e-5)
         np.testing.assert_allclose(gradient, np.vstack([of_kept, np.zeros((1, 3))]), rtol=1e-4, atol=1e-7)
 
@@ -404,11 +427,12 @@ def test_a_metric_that_is_nan_where_there_is_no_chance_of_it_spreads_none():
         return scale * tp / (tp + fp)
 
     scale = 1.0
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: from_probs.of_confusion(precision, p, y)))(p)
-    truth, slopes = jax.value_and_grad(lambda p: from_probs.precision(p, y))(p)
+    own = jax.jit(jax.value_and_grad(lambda p: from_probs.of_confusion(precision, p, y)))
+    value, gradient = own(p)
+    truth, slopes = jax.jit(jax.value_and_grad(lambda p: from_probs.precision(p, y)))(p)
     np.testing.assert_allclose(value, truth, rtol=1e-5)
     np.testing.assert_allclose(gradient[1:], slopes[1:], rtol=1e-5)  # of the first, 0/0 is unknown
-    assert np.isnan(from_probs.of_confusion(precision, p.at[0].set(0.9), y))
+    assert np.isnan(own(p.at[0].set(0.9))[0])
 
     def scaled(scale):
         return from_probs.of_confusion(lambda tp, fp, fn, tn: scale * tp / (tp + fp), p, y)
@@ -448,15 +472,18 @@ def test_what_is_nan_has_nan_derivatives():
     mask = np.array([True, True, True, False])
     names = ("f1", "jaccard", "precision", "recall", "balanced_accuracy", "dice", "matthews", "cohen_kappa")
     metrics = [getattr(exact, name) for name in names] + [partial(exact.of_confusion, _of_counts)]
-    for f in metrics:
-        value, slopes = jax.jit(jax.value_and_grad(lambda x, f=f: f(x, y, 1.0, mask=mask, **options)))(x)
+
+    @jax.jit
+    def both(x, mask=None):
+        return [jax.value_and_grad(f)(x, y, 1.0, mask=mask, **options) for f in metrics]
+
+    for f, (value, slopes) in zip(metrics, both(x, mask), strict=True):
         assert np.isnan(value) and np.isnan(slopes[mask]).all() and slopes[3] == 0, f
-        value, slopes = jax.jit(jax.value_and_grad(lambda x, f=f: f(x, y, 1.0, **options)))(x.at[1].set(0))
+    for value, slopes in both(x.at[1].set(0)):
         assert np.isfinite(value) and np.isfinite(slopes).all()
-    for f in (exact.f1, exact.balanced_accuracy):
-        slopes = jax.jit(jax.grad(lambda x, y, f=f: f(x, y, 1.0, mask=mask)))(
-            jnp.zeros((4, 2)), y.at[0].set(2)
-        )
+    of_classes = exact.f1, exact.balanced_accuracy
+    all_slopes = jax.jit(lambda x, y: [jax.grad(f)(x, y, 1.0, mask=mask) for f in of_classes])
+    for slopes in all_slopes(jnp.zeros((4, 2)), y.at[0].set(2)):
         assert np.isnan(slopes[mask]).all()
 
 
