@@ -14,6 +14,7 @@ from esjax.benchmarks import (
     local,
     measure,
     metric_peers,
+    mnist,
     peers,
     plots,
     problems,
@@ -22,6 +23,7 @@ from esjax.benchmarks import (
     sorting,
     strategies,
 )
+from esjax.train import data
 
 X = np.array([0.3, -0.6, 0.9], np.float32)
 
@@ -243,3 +245,21 @@ def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_measured(tm
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"--out .*file cannot be a folder: File exists; name another"):
         command.main(command.Options(out=tmp_path / "file"))
+
+
+def test_images_are_learned_from_how_many_are_right(tmp_path, monkeypatch):
+    """Images are white on one side, and half are right by chance; one of 20 in the test has a wrong label."""
+    labels = np.arange(100, dtype=np.int32) % 2
+    images = np.random.default_rng(0).uniform(0, 0.2, (100, 28, 28, 1)).astype(np.float32)
+    images[labels == 0, :, :10] += 0.5
+    images[labels == 1, :, 18:] += 0.5
+    test_labels = labels[80:].copy()
+    test_labels[0] = 1
+    known = data.Dataset("sides", images[:80], labels[:80], images[80:], test_labels, 2)
+    monkeypatch.setattr(data, "load", lambda name: known)
+    options = mnist.Options(out=tmp_path, seconds=1e-9, num_samples=32, population=32, batch_size=20)
+    found = mnist.main(options)
+    assert list(found) == ["esjax", "evosax, OpenES"]
+    for (reached,) in found.values():
+        assert (reached.steps, reached.train, reached.test) == (options.turn, 1, pytest.approx(0.95))
+    assert (tmp_path / "mnist-mlp.png").stat().st_size > 5000

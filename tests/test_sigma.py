@@ -178,3 +178,31 @@ def test_a_learned_sigma_shrinks_at_an_optimum_and_runs_away_where_far_is_better
 
     _, sigma, sigmas = _descend(pit, jnp.float32(0.0), 0.0, 300, 1.0)
     assert sigma > 5 and sigmas[100] < sigmas[200] < sigma
+
+
+@pytest.mark.parametrize(("out_axis", "shape"), [(-1, (5, 5, 3, 64)), (0, (64, 3, 5, 5)), (-1, (400, 64))])
+def test_noise_over_the_root_of_the_fan_in_moves_outputs_by_scale_times_the_root_mean_square(out_axis, shape):
+    sigma = esjax.sigma.by_fan_in({"w": jnp.ones(shape)}, 0.3, out_axis=out_axis)["w"]
+    rng = np.random.default_rng(0)
+    noise = np.moveaxis(rng.normal(size=(400, *shape)), -1 if out_axis == -1 else 1, -1).reshape(400, -1, 64)
+    h = rng.normal(size=noise.shape[1])
+    moved = np.ravel(h @ (sigma * noise))  # 400 · 64 independent outputs
+    assert moved.std() == pytest.approx(0.3 * np.mean(h**2) ** 0.5, rel=4 / (2 * moved.size) ** 0.5)
+
+
+def test_vectors_and_numbers_have_a_third_or_what_is_said_and_a_pytree_keeps_its_structure():
+    params = [{"b": jnp.ones(7), "gain": jnp.float32(2)}, (jax.ShapeDtypeStruct((4, 9), jnp.float32),)]
+    assert esjax.sigma.by_fan_in(params, 0.75) == [{"b": 0.25, "gain": 0.25}, (0.375,)]
+    assert esjax.sigma.by_fan_in(params, 0.5, vectors=0.1) == [{"b": 0.1, "gain": 0.1}, (0.25,)]
+
+
+def test_fan_in_of_what_has_none_is_refused():
+    for params, options, message in [
+        ({"w": jnp.ones((2, 3))}, {"scale": 0.0}, "scale=0.0 must be a finite number > 0"),
+        ({"w": jnp.ones((2, 3))}, {"vectors": -1.0}, "vectors=-1.0 must be a finite number > 0"),
+        ({"w": jnp.ones((2, 3))}, {"out_axis": 2}, r"out_axis=2, but params\['w'\] has shape \(2, 3\)"),
+        ({"w": jnp.ones((0, 3))}, {}, r"params\['w'\] has shape \(0, 3\), without entries; leave it out"),
+        ({"f": jnp.tanh, "w": jnp.ones((2, 3))}, {}, r"params\['f'\]=.* is not an array or number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            esjax.sigma.by_fan_in(params, **{"scale": 0.1, **options})

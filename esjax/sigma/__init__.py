@@ -7,12 +7,14 @@ such as a schedule of Optax; or be learned, by the gradient of `smoothed(key, x,
 """
 
 from esjax.sigma.calibration import Calibration, Optimizer, calibrate
+from esjax.sigma.fan_in import by_fan_in
 from esjax.sigma.logits import from_logits
 from esjax.sigma.plotting import plot
 
 __all__ = [
     "Calibration",
     "Optimizer",
+    "by_fan_in",
     "calibrate",
     "from_logits",
     "plot",
