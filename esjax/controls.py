@@ -108,7 +108,7 @@ def variance(control: Callable[..., Any], samples: Samples, *args: Any) -> Array
         return jax.jacrev(lambda z: _flat(control(unflatten(z), *args)))(_flat(point))
 
     scores = _rows(samples.scores)
-    added = centred[:, :, None] * scores[:, None] + jax.vmap(slopes)(samples.points)
+    added = centred[:, :, None] * scores[:, None] + jax.vmap(slopes)(_sound_points(samples))
     return _mean((added**2).sum((1, 2)), samples)
 
 
@@ -120,13 +120,24 @@ def _compared(control: Callable[..., Any], samples: Samples, args: tuple[Any, ..
             "smoothed.with_samples returns"
         )
     values = _rows(samples.values)
-    found = jax.vmap(lambda point: _flat(control(point, *args)))(samples.points)
+    found = jax.vmap(lambda point: _flat(control(point, *args)))(_sound_points(samples))
     if found.shape != values.shape:
         raise ValueError(
             f"control returns {found.shape[1]} values, and the block {values.shape[1]}; give a control of "
             "the same values"
         )
     return found, values
+
+
+def _sound_points(samples: Samples) -> Any:
+    """Returns z_n, one that was kept in place of each discarded: 0 times the slope of c there may be NaN."""
+    kept = samples.kept > 0
+    first = kept.argmax()
+
+    def where_kept(leaf: Array) -> Array:
+        return jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])
+
+    return jax.tree.map(where_kept, samples.points)
 
 
 def _flat(value: Any) -> Array:

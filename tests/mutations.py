@@ -198,6 +198,41 @@ MUTATIONS = [
         "test_stand_ins.py",
     ),
     Mutation(
+        "a stand-in fitted to two observations",
+        "smoothing/_stand_in.py",
+        "jnp.where(count > 2, _CHANCE * _ratio(1 - explains, count - 2), 1)",
+        "_CHANCE * _ratio(1 - explains, count)",
+        "test_stand_ins.py",
+    ),
+    Mutation(
+        "a stand-in centred by a mean of rounding",
+        "smoothing/_stand_in.py",
+        "c=matmul(half, _without_rounding(problem, values)),",
+        "c=matmul(half, values),",
+        "test_stand_ins.py",
+    ),
+    Mutation(
+        "a stand-in fitted to values less a mean that no baseline takes off",
+        "smoothing/_stand_in.py",
+        "f_mean = f_mean if problem.averages else jnp.zeros_like(f_mean)",
+        "f_mean = 1 * f_mean",
+        "test_stand_ins.py",
+    ),
+    Mutation(
+        "a stand-in fitted to the noise of coordinates without a gradient",
+        "smoothing/_perturbing.py",
+        "in_x = jnp.where(counts, score(tuple(args), eps), 0)",
+        "in_x = score(tuple(args), eps)",
+        "test_stand_ins.py",
+    ),
+    Mutation(
+        "a learned stand-in differentiated at discarded samples",
+        "controls.py",
+        "_flat(control(point, *args)))(_sound_points(samples))",
+        "_flat(control(point, *args)))(samples.points)",
+        "test_stand_ins.py",
+    ),
+    Mutation(
         "one scale of a stand-in for all coordinates, with credit too",
         "smoothing/_stand_in.py",
         "share = count / (count + _OWN)",
@@ -207,8 +242,8 @@ MUTATIONS = [
     Mutation(
         "an offset of values that a stand-in's fit keeps",
         "smoothing/_stand_in.py",
-        "return _moved(sums, -f_mean, -c_mean)",
-        "return _moved(sums, 0 * f_mean, 0 * c_mean)",
+        "own = with_added(sums, -f_mean, -c_mean)",
+        "own = with_added(sums, 0 * f_mean, 0 * c_mean)",
         "test_stand_ins.py",
     ),
     Mutation(
@@ -228,7 +263,7 @@ MUTATIONS = [
     Mutation(
         "a fit to the gradient's variance without the slopes of the stand-in",
         "controls.py",
-        "added = centred[:, :, None] * scores[:, None] + jax.vmap(slopes)(samples.points)",
+        "added = centred[:, :, None] * scores[:, None] + jax.vmap(slopes)(_sound_points(samples))",
         "added = centred[:, :, None] * scores[:, None]",
         "test_stand_ins.py",
     ),

@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import esjax
-from esjax import controls, credit, samplers
+from esjax import baselines, controls, credit, samplers
 
 SIGMA = 0.5
 X = jnp.array([0.1, -0.3, 0.4])
@@ -225,6 +225,58 @@ def test_an_independent_stand_in_costs_at_most_a_tenth_of_the_error():
     assert poor < 1.05 * plain
 
 
+@pytest.mark.parametrize(("sampler", "num_samples"), [(samplers.antithetic, 4), (samplers.iid, 2)])
+def test_a_scale_is_not_fitted_to_one_observation(sampler, num_samples):
+    """A ratio of two numbers has no mean, and the gradient would have none."""
+
+    def variance(control):
+        smoothed = _smooth(
+            control, num_samples, lambda x: jnp.where(x > 0.15, 1.0, 0.0).sum(), sampler=sampler
+        )
+        return _draws(lambda key: jax.grad(smoothed, 1)(key, X), 2_000).var(0)
+
+    good = variance(lambda x: jax.nn.sigmoid((x - 0.15) / 0.15).sum())
+    np.testing.assert_allclose(good, variance(None), rtol=1e-3)
+
+
+def test_antithetic_pairs_that_cancel_take_nothing_off():
+    """A line's values cancel in σ but for rounding, to which a scale could be fitted, of any size."""
+
+    def gradient(control, key):
+        block, options = lambda x: jnp.where(x > 0.15, 1.0, 0.0).sum(), {"credit": credit.none}
+        smoothed = _smooth(control, 16, block, sampler=samplers.antithetic, **options)
+        return jax.grad(lambda sigma: smoothed(key, X, sigma=sigma))(SIGMA)
+
+    found, wanted = (
+        _draws(partial(gradient, control), 100) for control in (lambda x: (WEIGHTS * x).sum(), None)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("baseline", [baselines.none, baselines.at_input])
+def test_the_fit_and_the_report_are_of_values_less_their_own_baseline(baseline):
+    def block(x):
+        return jnp.round(2 * x + 0.4).sum() + 3
+
+    options = {"sampler": samplers.iid, "baseline": baseline, "credit": credit.none}
+    good, reports = _square_errors(lambda x: 2 * x.sum(), 1_000, block, **options)
+    report = jax.jit(jax.vmap(lambda key: reports(key)[1]))(jax.random.split(jax.random.key(5), 300))
+    np.testing.assert_allclose(np.mean(report.gradient_error**2), good, rtol=0.1)
+
+
+def test_coordinates_without_a_gradient_are_no_part_of_the_fit():
+    """Masked by −∞, which changes no value, and so neither the gradient of the others nor the report."""
+    x = jnp.append(X, jnp.full(30, -jnp.inf))
+    soft = lambda x: jax.nn.softmax(x / 0.1)[0]  # noqa: E731
+    options = {"sampler": samplers.iid, "credit": credit.none}
+
+    def reported(size):
+        smoothed = _smooth(soft, 64, lambda x: jnp.where(x.argmax() == 0, 1.0, 0.0), **options)
+        return _draws(lambda key: smoothed.with_info(key, x[:size])[1].share_explained, 300)
+
+    np.testing.assert_allclose(reported(33).mean(), reported(3).mean(), atol=0.03)
+
+
 def test_each_coordinate_has_a_scale_of_its_own_where_there_is_credit():
     """The stand-in is good for one coordinate, of the wrong sign for another, and silent on the third."""
     block = lambda x: jnp.round(2 * x) / 2  # noqa: E731
@@ -305,6 +357,17 @@ def test_samples_have_the_structure_of_x_and_of_the_values():
     assert 0 < samples.kept.sum() < 8 and samples.values["c"].dtype == jnp.bfloat16
     of_kept = controls.regression(lambda x: {"b": jnp.float32(1), "c": x["a"]}, samples)
     assert of_kept < 1e-4
+
+
+def test_losses_have_gradients_where_samples_are_discarded():
+    """The stand-in is NaN there too."""
+    smoothed = esjax.smooth(
+        lambda x: jnp.where(x > 0, 1.0, jnp.nan), sigma=0.5, num_samples=8, discard=jnp.isnan
+    )
+    _, samples = smoothed.with_samples(jax.random.key(0), jnp.float32(0.1))
+    for loss in (controls.regression, controls.variance):
+        slope = jax.grad(lambda slope, loss=loss: loss(lambda x, slope: slope * x**1.5, samples, slope))(2.0)
+        assert np.isfinite(slope) and slope != 0
 
 
 def test_losses_are_least_squares_and_the_variance_of_the_gradient():

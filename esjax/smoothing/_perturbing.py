@@ -37,7 +37,8 @@ class Perturbing(NamedTuple):
         pairs: `(wanted, inputs, perturbations, slopes, by_coordinate) -> [of_x, of_sigma]`, for the slopes
             (count, dim) of a function c of z: of each sample the scores that `weighted_scores` sums, and σ
             times the derivative of c(z_n) by way of z_n, both (count, dim), or in σ (count, 1) where it is
-            one number and not `by_coordinate`; None where not wanted. None: z has no derivatives.
+            one number and not `by_coordinate`, 0 where x is infinite; None where not wanted. None: z has no
+            derivatives.
     """
 
     draw: Callable[[Args, Any], Perturbations]
@@ -74,7 +75,7 @@ def dense(draw: Callable[[Args, Any], Array], score: Score) -> Perturbing:
         """In x: s(ε), and σ ∂c/∂z. In σ: s(ε) ε − 1, and σ ∂c/∂z ε."""
         x, sigma, *args = inputs
         counts = ~jnp.isinf(x)[None]
-        in_x = score(tuple(args), eps)
+        in_x = jnp.where(counts, score(tuple(args), eps), 0)
         moves = jnp.where(counts, jnp.atleast_1d(sigma)[None] * slopes, 0)
         in_sigma, moves_sigma = (in_x * eps - 1) * counts.astype(eps.dtype), moves * eps
         if not sigma.ndim and not by_coordinate:

@@ -22,6 +22,7 @@ from esjax._core.products import einsum, matmul
 from esjax.smoothing import _folding, _samples
 from esjax.smoothing._groups import in_groups
 from esjax.smoothing._inputs import Inputs, Wanted
+from esjax.smoothing._moments import Moments, with_added
 from esjax.smoothing._perturbing import Perturbations
 from esjax.smoothing._problem import Problem
 
@@ -36,34 +37,8 @@ Measured: of 4, 16, 64 and infinitely many the best, or within 2 % of it, with g
 _CHANCE = 4.0
 """Squared standard errors that chance may explain: a fit is held back by them, to 0 if it explains less."""
 
-
-class Moments(NamedTuple):
-    """Sums over the observations j of each half, in x or in σ.
-
-    An observation is a sample, or an antithetic pair: F = Σ f_n s_n, E = Σ c_n s_n − σ ∂c_n and S = Σ s_n,
-    of values less any offset. (Groups, which are what is independent, are too few: often there are only two.)
-
-    Attributes:
-        f: ΣF, (2, size).
-        e: ΣE, (2, size).
-        s: ΣS, (2, size).
-        ff: ΣF², with credit (2, size), else over all coordinates (2, 1); and so are the others.
-        fe: ΣFE.
-        ee: ΣE².
-        fs: ΣFS.
-        es: ΣES.
-        ss: ΣS².
-    """
-
-    f: Array
-    e: Array
-    s: Array
-    ff: Array
-    fe: Array
-    ee: Array
-    fs: Array
-    es: Array
-    ss: Array
+_LEAST = 64
+"""Units of rounding that must be left of a sum of squares, its mean taken off, to fit a scale to it."""
 
 
 class Halves(NamedTuple):
@@ -119,7 +94,7 @@ def of_chunk(
     return Halves(
         num_kept=half.sum(1),
         f=matmul(half, credited),
-        c=matmul(half, values),
+        c=matmul(half, _without_rounding(problem, values)),
         moments=[None if each is None else moments(problem, half, credited, values, *each) for each in pairs],
     )
 
@@ -136,6 +111,16 @@ def _moments(problem: Problem, half: Array, f: Array, c: Array, scores: Array, m
     if not problem.has_credit:
         squares = [each.sum(1, keepdims=True) for each in squares]
     return Moments(*(matmul(half[:, ::pair], each) for each in (f_, e_, s_, *squares)))
+
+
+def _without_rounding(problem: Problem, c: Array) -> Array:
+    """Returns values (count, 1 or dim), 0 where those of a pair cancel: a mean of rounding fits anything."""
+    pair = _pair(problem)
+    if pair == 1:
+        return c
+    pairs = in_groups(c, pair)
+    is_rounding = jnp.abs(pairs.sum(1)) <= _rounding(pairs)
+    return jnp.where(jnp.repeat(is_rounding, pair, axis=0)[: len(c)], 0, c)
 
 
 def _rounding(pairs: Array) -> Array:
@@ -173,7 +158,7 @@ def _no_moments(problem: Problem, of: Callable[[int], Array], size: int) -> Mome
 
 def moved(halves: Halves, shift: Array) -> Halves:
     """Returns the sums for values f_n with `shift` (1 or dim,) added to each."""
-    moments = [None if each is None else _moved(each, shift[None], 0) for each in halves.moments]
+    moments = [None if each is None else with_added(each, shift[None], 0) for each in halves.moments]
     return halves._replace(f=halves.f + halves.num_kept[:, None] * shift[None], moments=moments)
 
 
@@ -184,21 +169,6 @@ def where_read(problem: Problem, inputs: Inputs, cotangent: Array, halves: Halve
     of_terms = _samples.term_cotangent(problem, inputs, cotangent)
     reads = problem.readers.by_coordinate((of_terms != 0).astype(problem.dtype)) > 0
     return halves._replace(moments=jax.tree.map(lambda each: jnp.where(reads[None], each, 0), halves.moments))
-
-
-def _moved(sums: Moments, df: Any, dc: Any) -> Moments:
-    """Returns the sums for values with `df` and `dc` (2, 1 or size) added: F + df S and E + dc S."""
-    return Moments(
-        f=sums.f + df * sums.s,
-        e=sums.e + dc * sums.s,
-        s=sums.s,
-        ff=sums.ff + 2 * df * sums.fs + df**2 * sums.ss,
-        fe=sums.fe + dc * sums.fs + df * sums.es + df * dc * sums.ss,
-        ee=sums.ee + 2 * dc * sums.es + dc**2 * sums.ss,
-        fs=sums.fs + df * sums.ss,
-        es=sums.es + dc * sums.ss,
-        ss=sums.ss,
-    )
 
 
 # --- the stand-in ------------------------------------------------------------------------------------
@@ -249,7 +219,7 @@ def explained(problem: Problem, halves: Halves) -> tuple[Array, Array]:
     """
     (sums, *_) = halves.moments
     assert sums is not None
-    own, scale = _centred(halves, sums), _scales(problem, halves, sums)[::-1]
+    own, scale = _centred(problem, halves, sums), _scales(problem, halves, sums)[::-1]
     count = _observations(problem, halves)
     whole = own.ff.sum() - (own.f**2 / count).sum()
     squares = own.ff - 2 * scale * own.fe + scale**2 * own.ee
@@ -263,14 +233,16 @@ def _scales(problem: Problem, halves: Halves, sums: Moments) -> Array:
         β_i = Σ_j F_ji E_ji / Σ_j E_ji²,    since E has mean 0
 
     with credit, each drawn towards that of all coordinates together; without, this one. All are drawn
-    towards 0 by what chance explains.
+    towards 0 by what chance explains: R² of n observations less a multiple of (1 − R²) / (n − 2). Of two,
+    it explains everything, and a ratio of so few need not have a mean.
     """
-    own, count = _centred(halves, sums), _observations(problem, halves)
+    own, count = _centred(problem, halves, sums), _observations(problem, halves)
     of_all = _ratio(own.fe.sum(1, keepdims=True), own.ee.sum(1, keepdims=True))
     share = count / (count + _OWN)
     scale = share * _ratio(own.fe, own.ee) + (1 - share) * of_all
-    explains = _ratio((own.fe * _ratio(own.fe, own.ee)).sum(1), own.ff.sum(1))[:, None]
-    return scale * jnp.maximum(1 - _CHANCE * _ratio(1 - explains, count * explains), 0)
+    explains = _ratio((own.fe * _ratio(own.fe, own.ee)).sum(1), own.ff.sum(1)).clip(0, 1)[:, None]
+    by_chance = jnp.where(count > 2, _CHANCE * _ratio(1 - explains, count - 2), 1)
+    return scale * _ratio(jnp.maximum(explains - by_chance, 0), explains)
 
 
 def _observations(problem: Problem, halves: Halves) -> Array:
@@ -283,10 +255,22 @@ def _pair(problem: Problem) -> int:
     return 2 if problem.group_size == 2 else 1
 
 
-def _centred(halves: Halves, sums: Moments) -> Moments:
-    """Returns the sums for values less their mean in each half."""
+def _centred(problem: Problem, halves: Halves, sums: Moments) -> Moments:
+    """Returns the sums for c less its mean in each half, and f less what its baseline takes off.
+
+    (That is its mean, or an offset already taken off.) 0 where little more than rounding is left.
+    """
     f_mean, c_mean = _means(halves)
-    return _moved(sums, -f_mean, -c_mean)
+    f_mean = f_mean if problem.averages else jnp.zeros_like(f_mean)
+    own = with_added(sums, -f_mean, -c_mean)
+    least = _LEAST * float(np.finfo(own.ff.dtype).eps)
+    has_f = own.ff > least * (sums.ff + f_mean**2 * sums.ss)
+    has_e = own.ee > least * (sums.ee + c_mean**2 * sums.ss)
+    return own._replace(
+        ff=jnp.where(has_f, own.ff, 0),
+        fe=jnp.where(has_f & has_e, own.fe, 0),
+        ee=jnp.where(has_e, own.ee, 0),
+    )
 
 
 def _means(halves: Halves) -> tuple[Array, Array]:

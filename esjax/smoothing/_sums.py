@@ -204,7 +204,8 @@ def halves_from_values(
     if nothing is None:
         return None
     of_terms = _samples.term_cotangent(problem, inputs, cotangent)
-    centred = _samples.scaled(saved.values - _weights.mean(saved)[None], of_terms)
+    offset = _weights.mean(saved) if problem.averages else _finite(saved.at_input)
+    centred = _samples.scaled(saved.values - offset[None], of_terms)
 
     def step(halves: Halves, start: Array, count: int) -> tuple[Halves, None]:
         own_inputs, all_kept = _folding.on_own_device(problem, (inputs, saved.kept))
