@@ -494,7 +494,7 @@ MUTATIONS = [
     Mutation(
         "a report without the slopes of terms",
         "smoothing/_report.py",
-        "jnp.where(slopes[None] == 0, 0, weights[:, None] * slopes[None])",
+        "_samples.scaled(weights[:, None], slopes)",
         "weights[:, None] * jnp.ones_like(slopes)[None]",
         "test_credit.py",
     ),

@@ -103,17 +103,22 @@ def test_control_c_reaches_calls_in_workers_and_no_worker_that_starts_or_waits(t
     assert (done.stdout, done.stderr) == ("1\nKeyboardInterrupt()\n2\n", "")
 
 
-def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, capsys):
-    config = RLConfig(environment="jax", population=4, generations=4, seed=3)
-    *_, whole = rl.train(config)
-    rl.begin(config, tmp_path / "cut")
+def begin_and_interrupt(config, path, *, after):
+    """Leaves a run in the folder `path` that Ctrl-C has ended after some generations."""
+    rl.begin(config, path)
 
     def stop(generation):
-        if generation.number == 2:
+        if generation.number == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rl.finish(config, rl.restore(config, tmp_path / "cut"), tmp_path / "cut", on_generation=stop)
+        rl.finish(config, rl.restore(config, path), path, on_generation=stop)
+
+
+def test_a_policy_is_gone_on_with_bit_for_bit_and_kept(tmp_path, capsys):
+    config = RLConfig(environment="jax", population=4, generations=4, seed=3)
+    *_, whole = rl.train(config)
+    begin_and_interrupt(config, tmp_path / "cut", after=2)
     with (tmp_path / "cut" / folder.LOG).open("a") as file:
         file.write('{"number": 3')  # the line that a kill cuts short
     with folder.locked(tmp_path / "cut"):

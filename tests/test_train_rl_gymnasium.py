@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rl_environments
 from gymnasium import spaces
+from test_train_rl import begin_and_interrupt
 
 from esjax.train import checkpoint, cli, control, environments, episodes, folder, moments, policies, rl
 from esjax.train.config import RLConfig
@@ -152,14 +153,7 @@ def test_training_ends_at_the_target():
 def test_a_run_on_workers_is_gone_on_with_bit_for_bit_and_kept(tmp_path):
     config = _aim(generations=4, test_every=3, workers=1, hidden=2)
     whole = _alone(config)
-    rl.begin(config, tmp_path / "cut")
-
-    def stop(generation):
-        if generation.number == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rl.finish(config, rl.restore(config, tmp_path / "cut"), tmp_path / "cut", on_generation=stop)
+    begin_and_interrupt(config, tmp_path / "cut", after=2)
     assert cli.main(["rl", "--resume", str(tmp_path / "cut")]) == 0
     assert not multiprocessing.active_children()
     found = checkpoint.restore(tmp_path / "cut" / folder.CHECKPOINTS, rl.initial(config))

@@ -177,8 +177,7 @@ def _with_credit(
         terms, coordinates = problem.readers.pairs
         added = weights[:, terms] * scores[:, coordinates]
     else:
-        weighted = jnp.where(slopes[None] == 0, 0, weights[:, None] * slopes[None])
-        by_value = problem.readers.by_coordinate(weighted)
+        by_value = problem.readers.by_coordinate(_samples.scaled(weights[:, None], slopes))
         added = (by_value * scores[:, None]).reshape(len(scores), -1)
     of_groups = in_groups(added, problem.group_size).sum(1)
     return added.sum(0), (added * of_sample).sum(0), (of_groups**2).sum()

@@ -75,8 +75,8 @@ def term_cotangent(problem: Problem, inputs: Inputs, cotangent: Array) -> Array:
 
 
 def scaled(weights: Array, of_terms: Array) -> Array:
-    """Returns weights (..., num_terms) times slopes (num_terms,), 0 where a slope is 0 and a weight NaN."""
-    slopes = jnp.broadcast_to(of_terms, weights.shape)
+    """Returns weights times slopes, both (..., num_terms), 0 where a slope is 0 and a weight NaN."""
+    slopes = of_terms.reshape(*(1,) * (weights.ndim - of_terms.ndim), *of_terms.shape)
     return jnp.where(slopes == 0, 0, weights * slopes)
 
 

@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from esjax.train import objectives
+from esjax.train import objectives, step
 from esjax.train.run import Run
 
 _FACTORS = 2.0 ** np.arange(0.5, 8.1, 0.5)
@@ -46,8 +45,8 @@ def look(run: Run, *, num_examples: int) -> Reach:
     assert config.sigma is not None
     images, labels = run.data.train_images[:num_examples], run.data.train_labels[:num_examples]
     chances = jax.jit(objectives.CHANCES[config.objective](config))
-    logits = objectives.seen(config)(run.trainer.logits(run.state, jnp.asarray(images)))
-    of_logits = partial(chances, logits, labels)
+    logits = step.logits_of(run.trainer, run.state, images)
+    of_logits = partial(chances, objectives.seen(config)(logits), labels)
     return of_chances(lambda sigma: np.asarray(of_logits(sigma=sigma)), config.sigma, config.num_samples)
 
 

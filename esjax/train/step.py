@@ -149,6 +149,12 @@ def _metrics(result: Result, logits: Array, labels: Any, in_logits: Array, gradi
     )
 
 
+def logits_of(trainer: Trainer, state: State, images: Any) -> Array:
+    """Returns the logits (N, K) of images (N, H, W, C), a bounded number of which are evaluated at a time."""
+    parts = np.split(images, range(_PREDICTED_AT_ONCE, len(images), _PREDICTED_AT_ONCE))
+    return jnp.concatenate([trainer.logits(state, part) for part in parts])
+
+
 def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArray[np.int64]:
     """Counts examples by label (row) and predicted class (column).
 
@@ -161,10 +167,7 @@ def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArr
     Returns:
         (K, K), with K the number of the network's logits.
     """
-    parts = np.split(images, range(_PREDICTED_AT_ONCE, len(images), _PREDICTED_AT_ONCE))
-    logits = [trainer.logits(state, part) for part in parts]
-    num_classes = logits[0].shape[-1]
-    predicted = np.concatenate([np.asarray(part.argmax(-1)) for part in logits])
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
+    logits = np.asarray(logits_of(trainer, state, images))
+    counts = np.zeros((logits.shape[-1],) * 2, np.int64)
+    np.add.at(counts, (labels, logits.argmax(-1)), 1)
     return counts
