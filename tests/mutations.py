@@ -1558,8 +1558,22 @@ MUTATIONS = [
     Mutation(
         "a sampled kernel's taps in another order",
         "_jaxpr/_low_rank_products.py",
-        "order = [axis - (axis > 1 + numbers.rhs_spec[0]) for axis in (takes, *kernel_space)]",
-        "order = [axis - (axis > 1 + numbers.rhs_spec[0]) for axis in (takes, *kernel_space[::-1])]",
+        "taps = inner.transpose(0, -1, takes, *kernel_space, makes)",
+        "taps = inner.transpose(0, -1, takes, *kernel_space[::-1], makes)",
+        "test_low_rank.py",
+    ),
+    Mutation(
+        "a sampled kernel's taps without its dilation",
+        "_jaxpr/_low_rank_products.py",
+        "(dilations[axis] * each for each in (place, sizes[axis] - 1))",
+        "(each for each in (place, sizes[axis] - 1))",
+        "test_low_rank.py",
+    ),
+    Mutation(
+        "a sampled image without its own dilation",
+        "_jaxpr/_low_rank_products.py",
+        "(low, high, dilation - 1)",
+        "(low, high, 0)",
         "test_low_rank.py",
     ),
     Mutation(

@@ -126,8 +126,13 @@ def test_products_are_right_at_ranks_that_are_summed_in_other_ways(rank):
 
 @pytest.mark.parametrize("x_kind", [None, SAMPLED], ids=["x the same", "x sampled"])
 @pytest.mark.parametrize(
-    ("strides", "padding", "dilation"),
-    [((1, 1), "SAME", (1, 1)), ((2, 2), "VALID", (1, 2)), ((2, 1), ((1, 0), (2, 1)), (1, 1))],
+    ("strides", "padding", "dilation", "dilated"),
+    [
+        ((1, 1), "SAME", (1, 1), (1, 1)),
+        ((2, 2), "VALID", (1, 2), (1, 1)),
+        ((2, 1), ((1, 0), (2, 1)), (1, 1), (1, 1)),
+        ((1, 2), ((-1, 2), (0, -2)), (2, 1), (3, 2)),
+    ],
 )
 @pytest.mark.parametrize(
     ("layout", "x_shape", "kernel_shape", "rows"),
@@ -138,11 +143,11 @@ def test_products_are_right_at_ranks_that_are_summed_in_other_ways(rank):
     ],
 )
 def test_convolutions_share_their_kernel(
-    layout, x_shape, kernel_shape, rows, strides, padding, dilation, x_kind
+    layout, x_shape, kernel_shape, rows, strides, padding, dilation, dilated, x_kind
 ):
     def convolved(x, kernel):
         return jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=layout, rhs_dilation=dilation
+            x, kernel, strides, padding, dilated, rhs_dilation=dilation, dimension_numbers=layout
         )
 
     arrays = _normal(1, *x_shape), _normal(2, *kernel_shape)

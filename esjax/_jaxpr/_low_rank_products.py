@@ -172,35 +172,42 @@ def _conv_of_all(eqn: Any, x: Array, inner: Array) -> Array:
 def _conv_of_each(eqn: Any, x: Array, inner: Array) -> Array:
     """Returns the same for each sample's x (count, *shape): a product at each place, shifted and added up.
 
-    The shifts are a convolution with a kernel of 0 and 1, from as many features as the kernel has places to
-    one, which all samples share. (One with a kernel for each sample is what XLA's CPU compiler is slow at.)
+    (Convolutions with a kernel for each sample, or of one feature, are what XLA's CPU compiler is slow at.)
     """
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
-    num_spatial = x.ndim - 3
-    (batch, feature, *space), (_, takes, *kernel_space) = (
+    (batch, feature, *space), (makes, takes, *kernel_space) = (
         [1 + axis for axis in spec] for spec in (numbers.lhs_spec, numbers.rhs_spec)
     )
+    taps = inner.transpose(0, -1, takes, *kernel_space, makes)
+    sizes = taps.shape[3:-1]
+    taps = taps.reshape(*taps.shape[:3], prod(sizes))
     x = x.transpose(0, batch, *space, feature)
-    sizes = [inner.shape[axis] for axis in kernel_space]
-    taps = inner.squeeze(1 + numbers.rhs_spec[0])
-    order = [axis - (axis > 1 + numbers.rhs_spec[0]) for axis in (takes, *kernel_space)]
-    taps = taps.transpose(0, *order, taps.ndim - 1).reshape(taps.shape[0], x.shape[-1], -1, taps.shape[-1])
-    mixed = jnp.einsum("nb...i,nikr->nrbk...", x, taps, precision=p["precision"])
-    flat = mixed.reshape(-1, *mixed.shape[3:])
-    shifts = np.eye(prod(sizes), dtype=np.float32).reshape(1, prod(sizes), *sizes)
-    axes = tuple(range(2 + num_spatial))
-    found = jax.lax.conv_general_dilated(
-        flat,
-        jnp.asarray(shifts, flat.dtype),
-        p["window_strides"],
-        p["padding"],
-        p["lhs_dilation"],
-        p["rhs_dilation"],
-        jax.lax.ConvDimensionNumbers(axes, axes, axes),
-        precision=p["precision"],
-        preferred_element_type=p["preferred_element_type"],
-    )
-    found = found.reshape(*mixed.shape[:3], *found.shape[2:])  # (count, rank, batch, *space)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    product = partial(jnp.einsum, precision=p["precision"], preferred_element_type=wide)
+    found = _shifted_sum(product("nb...i,nrik->nrb...k", x, taps), sizes, p)  # (count, rank, batch, *space)
+    found = found.astype(p["preferred_element_type"] or x.dtype)
     places = [numbers.out_spec[0], *numbers.out_spec[2:]]
-    found = jnp.moveaxis(found, 1, -1).transpose(0, *(1 + np.argsort(places)), 2 + num_spatial)
+    found = jnp.moveaxis(found, 1, -1).transpose(0, *(1 + np.argsort(places)), 1 + len(places))
     return jnp.expand_dims(found, 1 + numbers.out_spec[1])
+
+
+def _shifted_sum(mixed: Array, sizes: Sequence[int], p: Any) -> Array:
+    """Returns Σ_k mixed (..., *space, K)[..., k] where the tap k of a kernel of these `sizes` sees it."""
+    num_space = len(sizes)
+    others = [(0, 0, 0)] * (mixed.ndim - 1 - num_space)
+    edges = [
+        (low, high, dilation - 1)
+        for (low, high), dilation in zip(p["padding"], p["lhs_dilation"], strict=True)
+    ]
+    padded = jax.lax.pad(mixed, jnp.zeros((), mixed.dtype), [*others, *edges, (0, 0, 0)])
+    whole, dilations = padded.shape[-1 - num_space : -1], p["rhs_dilation"]
+
+    def seen(number: int, tap: Sequence[int]) -> Array:
+        windows = []
+        for axis, (place, stride) in enumerate(zip(tap, p["window_strides"], strict=True)):
+            first, last = (dilations[axis] * each for each in (place, sizes[axis] - 1))
+            windows.append(slice(first, max(first + whole[axis] - last, first), stride))
+        return padded[(..., *windows, number)]
+
+    start = jnp.zeros((), mixed.dtype)
+    return sum((seen(number, tap) for number, tap in enumerate(np.ndindex(*sizes))), start=start)
