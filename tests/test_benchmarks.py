@@ -11,10 +11,12 @@ import esjax
 from esjax.benchmarks import __main__ as command
 from esjax.benchmarks import (
     black_boxes,
+    defaults,
     local,
     measure,
     metric_peers,
     mnist,
+    mnist_networks,
     peers,
     plots,
     problems,
@@ -263,3 +265,34 @@ def test_images_are_learned_from_how_many_are_right(tmp_path, monkeypatch):
     for (reached,) in found.values():
         assert (reached.steps, reached.train, reached.test) == (options.turn, 1, pytest.approx(0.95))
     assert (tmp_path / "mnist-mlp.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("size", "stride"), [(7, 4), (3, 2)])
+def test_products_of_patches_are_convolutions(size, stride):
+    x = jax.random.normal(jax.random.key(0), (2, 28, 7, 3))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
+    found = mnist_networks._patches(x, size, stride) @ kernel.reshape(-1, 5)
+    wanted = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_study_of_defaults_trains_all_methods_and_its_table_is_of_rates_chosen_by_what_is_held_out():
+    study = defaults.Study(
+        epochs=2,
+        seeds=2,
+        sigmas=(1.0,),
+        learning_rates=(1e-6, 3e-3),
+        label_noise=(0.0,),
+        scales=(1.0,),
+        estimator="exact",
+    )
+    rows = list(defaults.trained(study))
+    assert [row.method for row in rows[:3]] == ["1", "2", "cross-entropy"] and len(rows) == 12
+    cells = defaults._cells(rows)
+    assert all(row.learning_rate == 3e-3 and row.test_accuracy > 0.7 for cell in cells for row in cell.rows)
+    assert max(cell.points for cell in cells[:2]) == 0
+    means = [np.mean([100 * row.test_accuracy for row in cell.rows]) for cell in cells]
+    assert cells[1].over_cross_entropy[0] == pytest.approx(means[1] - means[2])
+    assert defaults.markdown(rows).count("\n| 0% | 1 | ") == 3

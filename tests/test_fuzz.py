@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from esjax.train import checkpoint, config, data, folder
+from esjax.train import checkpoint, config, data, folder, summary
 from esjax.train.files import read_idx, read_npz
 from esjax.train.loop import Epoch
 
@@ -238,11 +238,11 @@ def _load_npz(path):
     found = data.load(path)
     assert 0 <= found.train_images.min() <= found.train_images.max() <= 1
     assert len(found.train_labels) == len(found.train_images)
-    assert data.summary(found).startswith("data ")
+    assert summary.summary(found).startswith("data ")
 
 
 CONFIG = json.dumps(vars(config.TrainConfig(data="/nowhere"))).encode()
-LINE = json.dumps(Epoch(1, 0.5, 0.5, 0.5, [0.5, None], 1.0, 2.0, [1.0, None], 0.1)._asdict()).encode()
+LINE = json.dumps(Epoch(1, 0.5, 0.5, 0.5, 0.5, 1, [0.5, None], 1.0, 2.0, [1.0, None], 0.1)._asdict()).encode()
 
 
 def _read_config(path):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from scipy import integrate
 
 import esjax
 
@@ -206,3 +207,32 @@ def test_fan_in_of_what_has_none_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             esjax.sigma.by_fan_in(params, **{"scale": 0.1, **options})
+
+
+@pytest.mark.parametrize(("num_classes", "chance"), [(2, 0.119), (10, 0.048), (100, 0.008)])
+def test_with_all_confidence_in_a_wrong_class_an_example_of_standardised_logits_is_still_in_reach(
+    num_classes, chance
+):
+    """E over the wrong class's noise of P(the label beats it) · P(the label beats another)^(K−2)."""
+    sigma = esjax.sigma.for_standardised(num_classes)
+    logits = np.eye(num_classes)[0]
+    wrong, *_, label = (logits - logits.mean()) / logits.std()
+
+    def density(x):  # of the label's logit, times the chance that it is the largest
+        others = scipy.stats.norm.cdf((x - label) / sigma) ** (num_classes - 2)
+        return (
+            scipy.stats.norm.pdf((x - label) / sigma)
+            / sigma
+            * scipy.stats.norm.cdf((x - wrong) / sigma)
+            * others
+        )
+
+    found = integrate.quad(density, label - 10 * sigma, label + 10 * sigma)[0]
+    assert found == pytest.approx(chance, abs=0.0005)
+    assert found > (1 / 64 if num_classes <= 10 else 1 / 128)
+
+
+@pytest.mark.parametrize("value", [1, 0, 2.0, True])
+def test_standardised_logits_are_of_two_classes_or_more(value):
+    with pytest.raises(ValueError, match=rf"num_classes={value}"):
+        esjax.sigma.for_standardised(value)

@@ -44,6 +44,7 @@ def test_a_class_in_the_test_set_only_is_not_laid_to_sigma(npz, tmp_path, capsys
     arrays["y_test"][:3] = 2
     np.savez(tmp_path / "more.npz", **arrays)
     options = [*_small(tmp_path / "more.npz"), "--objective", "cross-entropy", "--learning-rate", "0.1"]
+    options += ["--held-out", "0"]
     assert cli.main(["train", *options, "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "warning: no training image of class 2, which therefore cannot be learned\n" in printed
@@ -89,9 +90,11 @@ def test_a_trial_is_the_run_that_train_makes_with_that_sigma(npz):
     assert (row.fitted, row.lost_classes) == (last.train_accuracy, last.lost_classes)
 
 
-def test_the_best_sigma_is_chosen_by_training_labels_alone():
-    rows = [sigmas.Row(1.0, 1.0, None, fitted, lost) for fitted, lost in ((0.8, []), (0.9, [3]), (0.7, []))]
-    assert sigmas.best(rows) == rows[1]
+@pytest.mark.parametrize(("held_out", "best"), [((None, None, None), 1), ((0.5, 0.6, 0.7), 2)])
+def test_the_best_sigma_is_chosen_by_held_out_labels_or_those_of_training(held_out, best):
+    found = zip((0.8, 0.9, 0.7), held_out, ([], [3], []), strict=True)
+    rows = [sigmas.Row(1.0, 1.0, None, *each) for each in found]
+    assert sigmas.best(rows) == rows[best]
 
 
 @pytest.mark.parametrize("name", get_args(config.Contender))
@@ -125,17 +128,18 @@ def test_diagnose_refuses_what_has_no_samples_of_single_examples(npz, tmp_path, 
 
 
 def test_the_summary_is_mean_and_standard_error_over_seeds():
-    def epoch(number, test, seconds, recall=(1.0, 0.5)):
-        return Epoch(number, 0.0, test / 2, test, list(recall), 1.0, None, [1.0, 1.0], seconds)
+    def epoch(number, test, seconds, recall=(1.0, 0.5), kept=1):
+        return Epoch(number, 0.0, test / 2, test, 0.5, kept, list(recall), 1.0, None, [1.0, 1.0], seconds)
 
     epochs = {
         "slow": [
-            [epoch(1, 0.9, 3.0), epoch(2, 0.7, 3.0, (1.0, 0.0))],
+            [epoch(1, 0.9, 3.0), epoch(2, 0.7, 3.0, (1.0, 0.0), 2)],
             [epoch(1, 0.6, 3.0), epoch(2, 0.8, 3.0)],
         ],
         "quick": [[epoch(1, 0.1, 1.0), epoch(2, 0.1, 2.0)], [epoch(1, 0.1, 2.0), epoch(2, 0.1, 2.0)]],
     }
     slow, quick = compare.summarise(epochs)
+    assert slow.kept == pytest.approx((0.65, 0.05))
     assert slow.last == pytest.approx((0.75, 0.05))
     assert slow.best == pytest.approx((0.85, 0.05))
     assert slow.fitted == pytest.approx((0.375, 0.025))
@@ -157,7 +161,13 @@ def test_the_summary_is_mean_and_standard_error_over_seeds():
         ("train --learning-rate inf", "learning_rate=inf must be"),
         ("train --seed -1", "seed=-1 must be"),
         ("train --checkpoint-every 0", "checkpoint_every=0 must be"),
-        ("train --batch-size 61 --data {npz}", r"batch_size=61 must be in \[1, 60\]"),
+        ("train --batch-size 55 --data {npz}", r"batch_size=55 must be in \[1, 54\]"),
+        ("train --held-out 1.5", r"held_out=1.5 must be in \[0, 1\]"),
+        (
+            "train --held-out 1 --data {npz}",
+            "share=1.0 holds 60 of 60 training examples out.*or 0 to train on",
+        ),
+        ("compare --held-out 0.001 --data {npz}", "share=0.001 holds 0 of 60 training examples out"),
         ("train --data {tmp}/none", "none: no such folder"),
         ("train --data {tmp}", "has no file train-images-idx3-ubyte"),
         ("train --resume {tmp}", "holds no run"),

@@ -228,7 +228,7 @@ def _add_class(arrays):
     ("change", "message"),
     [
         (_exchange_labels, "the train labels are not the same, though as many"),
-        (_leave_out, r"train images of shape \(90, 4, 4, 1\), and \(60, 4, 4, 1\) now"),
+        (_leave_out, r"train images of shape \(81, 4, 4, 1\), and \(54, 4, 4, 1\) now"),
         (_add_class, "3 classes, and 4 now"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 from scipy.stats import norm
 
+import esjax
 from esjax.train import config, diagnosis, reach, run
 
 
@@ -48,4 +49,4 @@ def test_only_standardised_logits_are_seen_alike_at_any_scale(logits, same):
     found = [diagnosis.diagnose(each, num_examples=40)[0].report.signal_to_noise for each in (started, grown)]
     moved = [reach.look(each, num_examples=40).moved for each in (started, grown)]
     assert np.allclose(found[0], found[1], rtol=1e-4) == (moved[0] == moved[1]) == same
-    assert (started.config.sigma == 1) == same
+    assert (started.config.sigma == esjax.sigma.for_standardised(10)) == same

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from esjax.train import data
+from esjax.train import data, summary
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def _complaint(path, error=ValueError):
 
 
 def _warnings(found):
-    lines = data.summary(found).splitlines()
+    lines = summary.summary(found).splitlines()
     return [line for line in lines if line.startswith("warning: ")]
 
 
@@ -130,7 +130,7 @@ def test_what_may_be_channels_last_is_taken_so_and_shown(npz, shape):
     images = RNG.integers(256, size=(36, *shape), dtype=np.uint8)
     found = data.load(_write(npz, images))
     assert found.train_images.shape == (30, *shape)
-    assert f"{shape[0]} high, {shape[1]} wide, {shape[2]} channels" in data.summary(found)
+    assert f"{shape[0]} high, {shape[1]} wide, {shape[2]} channels" in summary.summary(found)
 
 
 @pytest.mark.parametrize(
@@ -278,13 +278,13 @@ def test_what_is_near_a_source_that_is_none_is_named(tmp_path):
 def test_the_summary_says_shapes_ranges_and_counts_and_warns_of_nothing(npz):
     images = PIXELS.clip(0, 204)
     images[TEST] = images[TEST].clip(51)
-    assert data.summary(data.load(_write(npz, images))).splitlines() == [
+    assert summary.summary(data.load(_write(npz, images))).splitlines() == [
         "data     a",
         "train    30 images, 8 high, 8 wide, 1 channel; pixels 0 to 204 as uint8, scaled to 0 to 0.8",
         "test     6 images, 8 high, 8 wide, 1 channel; pixels 51 to 204 as uint8, scaled to 0.2 to 0.8",
         "classes  3, examples in train/test: 0: 10/2, 1: 10/2, 2: 10/2",
     ]
-    assert "pixels 0 to 1 as float32, taken as they are" in data.summary(data.load(_write(npz, WHOLE)))
+    assert "pixels 0 to 1 as float32, taken as they are" in summary.summary(data.load(_write(npz, WHOLE)))
 
 
 @pytest.mark.parametrize(
@@ -312,16 +312,16 @@ def test_the_summary_warns_of_what_may_be_misread(npz, changes, warnings):
 
 def test_the_summary_is_of_the_labels_before_label_noise(npz):
     found = data.load(_write(npz, labels=LABELS + 1))
-    expected = data.summary(found).replace("in train/test:", "in train/test before label noise:")
+    expected = summary.summary(found).replace("in train/test:", "in train/test before label noise:")
     noisy = data.with_label_noise(found, 1.0, seed=0)
     assert 0 in noisy.train_labels and "no image of class 0" in expected
-    assert data.summary(noisy) == expected
-    assert data.summary(data.with_label_noise(noisy, 0.5, seed=1)) == expected
+    assert summary.summary(noisy) == expected
+    assert summary.summary(data.with_label_noise(noisy, 0.5, seed=1)) == expected
 
 
 def test_many_classes_are_summed_up(npz):
     labels = np.r_[np.arange(30), 7, 7, 9, 2, 2, 2]
-    lines = data.summary(data.load(_write(npz, labels=labels, y_train=np.r_[7, 1:30]))).splitlines()
+    lines = summary.summary(data.load(_write(npz, labels=labels, y_train=np.r_[7, 1:30]))).splitlines()
     assert lines[3].endswith(
         "classes  30, examples in train/test: the fewest and the most for training 0: 0/0, 7: 2/2"
     )

@@ -10,12 +10,14 @@ from esjax.sigma.calibration import Calibration, Optimizer, calibrate
 from esjax.sigma.fan_in import by_fan_in
 from esjax.sigma.logits import from_logits
 from esjax.sigma.plotting import plot
+from esjax.sigma.standardised import for_standardised
 
 __all__ = [
     "Calibration",
     "Optimizer",
     "by_fan_in",
     "calibrate",
+    "for_standardised",
     "from_logits",
     "plot",
 ]

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from esjax.train import compare, diagnosis, folder, interrupts, reach, record, run, sigmas
+from esjax.train import compare, diagnosis, folder, interrupts, loop, reach, record, run, sigmas
 from esjax.train.cli_rl import learn_policy
 from esjax.train.cli_task import TaskName, do_task
 from esjax.train.config import CompareConfig, Options, SigmaConfig, TrainConfig
-from esjax.train.data import summary
 from esjax.train.loop import Epoch
 from esjax.train.run import Run
 from esjax.train.screen import Screen, Work, fail, new_path, progress
+from esjax.train.summary import summary
 
 __all__ = ["TaskName", "main"]
 
@@ -263,10 +263,13 @@ def _describe(epoch: Epoch) -> str:
 
 
 def _report(screen: Screen, result: run.Result, path: Path) -> None:
-    last = result.epochs[-1]
-    lines = [f"test accuracy {last.test_accuracy:.1%}"]
-    if last.lost_classes:
-        lines.append(f"never right for classes {last.lost_classes}")
+    last, kept = result.epochs[-1], loop.kept(result.epochs)
+    lines = [f"test accuracy {kept.test_accuracy:.1%}"]
+    if kept is not last:
+        lines[0] += f" with the weights of epoch {kept.epoch}, which did best on what was held out; "
+        lines[0] += f"{last.test_accuracy:.1%} with those of epoch {last.epoch}"
+    if kept.lost_classes:
+        lines.append(f"never right for classes {kept.lost_classes}")
     if last.vanished_classes:
         lines.append(
             f"no gradient is left for classes {last.vanished_classes}: start a new run with a larger --sigma"

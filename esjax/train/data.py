@@ -1,4 +1,4 @@
-"""Labelled images as numpy arrays: where they come from, label noise, and the order of batches."""
+"""Labelled images as numpy arrays: where they are from, label noise, what is held out, and batches."""
 
 import hashlib
 from pathlib import Path
@@ -9,14 +9,11 @@ from numpy.typing import NDArray
 
 from esjax.train import images, sources
 from esjax.train.checks import require_at_least, require_share
-from esjax.train.files import NUMBER_CLASSES, Sources
+from esjax.train.files import Sources
 from esjax.train.shipped import SHIPPED
 
-_LEAST_WHITE = 0.5
-"""If images in [0, 1] stay below it, their white may not be 1."""
-
-_MOST_COUNTS = 20
-"""Classes whose numbers of examples a person reads one by one."""
+_HELD_OUT = 2**31 - 1
+"""The draw of what is held out is that of the batches of an epoch which no run reaches."""
 
 
 class Pixels(NamedTuple):
@@ -34,7 +31,7 @@ class Pixels(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Labelled images, in a training and a test set.
+    """Labelled images, in a training and a test set, and those that are held out of the training set, if any.
 
     Attributes:
         name: for people, not a path.
@@ -46,6 +43,8 @@ class Dataset(NamedTuple):
         train_pixels: what the training images were before they were scaled; None if nobody knows.
         test_pixels: the same of the test images.
         read_labels: (N,) the training labels before `with_label_noise` replaced some; None if it did not.
+        held_images: (L, H, W, C) float32 in [0, 1], those that `hold_out` took; None if it did not.
+        held_labels: (L,) int32 in [0, num_classes), theirs.
     """
 
     name: str
@@ -57,6 +56,8 @@ class Dataset(NamedTuple):
     train_pixels: Pixels | None = None
     test_pixels: Pixels | None = None
     read_labels: NDArray[np.int32] | None = None
+    held_images: NDArray[np.float32] | None = None
+    held_labels: NDArray[np.int32] | None = None
 
 
 def load(source: str | Path) -> Dataset:
@@ -78,7 +79,7 @@ def load(source: str | Path) -> Dataset:
               `test_labels`, or `x_train`, `y_train`, `x_test` and `y_test`; not some of both.
 
             Images are (N, H, W) or (N, H, W, C), uint8, which is divided by 255, or floats in
-            [0, 1]; labels are (N,) integers >= 0. `summary` warns of what may not have been meant.
+            [0, 1]; labels are (N,) integers >= 0. `summary.summary` warns of what may not have been meant.
 
     Raises:
         FileNotFoundError: `source` is none of these, or one of the four IDX files is missing.
@@ -144,89 +145,6 @@ def checksum(data: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def summary(data: Dataset) -> str:
-    """Describes data to a person, before training: what a network sees, and what is odd about it.
-
-    Returns:
-        Lines: the shape of both sets, with their least and largest pixel as read and as scaled; the classes,
-        with their numbers of examples in both before label noise; and warnings, each with "warning: " in
-        front.
-    """
-    sets = (
-        ("train", data.train_images, data.train_pixels),
-        ("test", data.test_images, data.test_pixels),
-    )
-    train_labels = data.train_labels if data.read_labels is None else data.read_labels
-    train, test = (
-        np.bincount(labels, minlength=data.num_classes) for labels in (train_labels, data.test_labels)
-    )
-    of_what = "train/test" if data.read_labels is None else "train/test before label noise"
-    warnings = [
-        *(warning for name, array, _ in sets for warning in _dark(name, array)),
-        *_without_examples(train, test),
-    ]
-    return "\n".join(
-        [
-            f"data     {data.name}",
-            *(_describe_images(*each) for each in sets),
-            f"classes  {data.num_classes}, examples in {of_what}: {_describe_counts(train, test)}",
-            *(f"warning: {warning}" for warning in warnings),
-        ]
-    )
-
-
-def _describe_images(name: str, array: NDArray[np.float32], pixels: Pixels | None) -> str:
-    count, height, width, channels = array.shape
-    line = (
-        f"{name:<8} {count:,} images, {height} high, {width} wide, {channels} channel{'s' * (channels > 1)}"
-    )
-    scaled = f"{array.min():.4g} to {array.max():.4g}"
-    if pixels is None:
-        return f"{line}; pixels {scaled}"
-    read = f"pixels {pixels.low:.4g} to {pixels.high:.4g} as {pixels.dtype}"
-    return f"{line}; {read}, " + (f"scaled to {scaled}" if pixels.dtype == "uint8" else "taken as they are")
-
-
-def _describe_counts(train: NDArray[np.intp], test: NDArray[np.intp]) -> str:
-    pairs = [f"{label}: {a:,}/{b:,}" for label, (a, b) in enumerate(zip(train, test, strict=True))]
-    if len(pairs) <= _MOST_COUNTS:
-        return ", ".join(pairs)
-    ends = ", ".join((pairs[train.argmin()], pairs[train.argmax()]))
-    return f"the fewest and the most for training {ends}"
-
-
-def _dark(name: str, array: NDArray[np.float32]) -> list[str]:
-    """Warns of images whose white may not be 1."""
-    high = array.max()
-    if high >= _LEAST_WHITE:
-        return []
-    return [
-        f"the largest pixel of the {name} images is {high:.4g} of 1; if it is white, scale both sets by it"
-    ]
-
-
-def _without_examples(train: NDArray[np.intp], test: NDArray[np.intp]) -> list[str]:
-    """Warns of classes that have no example at all, and of those in the test set only."""
-    absent = np.flatnonzero((train == 0) & (test == 0)).tolist()
-    only_tested = np.flatnonzero((train == 0) & (test > 0)).tolist()
-    warnings = []
-    if absent:
-        mended = "labels - 1" if absent == [0] else NUMBER_CLASSES
-        warnings.append(
-            f"no image of class {_listed(absent)}, which still has a logit; {mended} counts from 0"
-        )
-    if only_tested:
-        warnings.append(
-            f"no training image of class {_listed(only_tested)}, which therefore cannot be learned"
-        )
-    return warnings
-
-
-def _listed(labels: list[int]) -> str:
-    rest = len(labels) - _MOST_COUNTS
-    return ", ".join(map(str, labels[:_MOST_COUNTS])) + (f" and {rest:,} more" if rest > 0 else "")
-
-
 def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
     """Replaces exactly round(share · N) of the N training labels by random ones.
 
@@ -251,6 +169,41 @@ def with_label_noise(data: Dataset, share: float, *, seed: int) -> Dataset:
     labels[chosen] = generator.integers(data.num_classes, size=count, dtype=np.int64)
     read = data.train_labels if data.read_labels is None else data.read_labels
     return data._replace(train_labels=labels, read_labels=read)
+
+
+def hold_out(data: Dataset, share: float, *, seed: int) -> Dataset:
+    """Takes round(share · N) of the N training examples out of the training set, labels as they are.
+
+    Which ones is drawn without replacement.
+
+    Args:
+        data: any data set of which nothing is held out; left as it is.
+        share: of training examples, in [0, 1); 0 returns `data`.
+        seed: >= 0.
+
+    Raises:
+        ValueError: `share` is not in [0, 1), or leaves no example on one of the sides; or `seed` is negative.
+    """
+    require_share("share", share)
+    generator, total = _generator(seed, _HELD_OUT), len(data.train_labels)
+    if share == 0:
+        return data
+    count = round(share * total)
+    if not 0 < count < total:
+        raise ValueError(
+            f"share={share} holds {count} of {total} training examples out, and some must be on either side; "
+            "give another share, or 0 to train on all of them"
+        )
+    is_held = np.zeros(total, bool)
+    is_held[generator.choice(total, count, replace=False)] = True
+    read = None if data.read_labels is None else data.read_labels[~is_held]
+    return data._replace(
+        train_images=data.train_images[~is_held],
+        train_labels=data.train_labels[~is_held],
+        read_labels=read,
+        held_images=data.train_images[is_held],
+        held_labels=data.train_labels[is_held],
+    )
 
 
 def batch_indices(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int32]:

@@ -25,6 +25,7 @@ CURVES = "curves.png"
 LOCK = ".lock"
 LOG = "log.jsonl"
 
+_MAY_BE_NONE = ("held_out_accuracy", "signal_to_noise")
 _PART = ".part"
 """Ends the name of what is being written."""
 
@@ -185,10 +186,12 @@ def _epoch(line: str) -> Epoch:
         if of_classes and len(value) != len(epoch.recall):
             raise ValueError(f"{name} has {len(value)} classes, and recall {len(epoch.recall)}")
         for number in value if of_classes else [value]:
-            if number is None and (of_classes or name == "signal_to_noise"):
+            if number is None and (of_classes or name in _MAY_BE_NONE):
                 continue
-            if type(number) is not (int if name == "epoch" else float) or not math.isfinite(number):
+            if type(number) is not (int if name in ("epoch", "kept") else float) or not math.isfinite(number):
                 raise ValueError(f"{name} holds {number!r}")
+    if not 1 <= epoch.kept <= epoch.epoch:
+        raise ValueError(f"kept holds {epoch.kept!r}")
     return epoch
 
 

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from esjax.train import held_out
 from esjax.train import step as steps
 from esjax.train.checks import require_at_least
 from esjax.train.data import Dataset, batch_indices
@@ -25,7 +26,12 @@ class Epoch(NamedTuple):
         loss: mean of the objective over the steps.
         train_accuracy: share of the training labels, wrong ones included, that the network gets right, each
             batch before the step that uses it.
-        test_accuracy: share of the test set that the network gets right.
+        test_accuracy: share of the test set that the network gets right, with the weights that the epoch
+            offers (`State.offered`): their mean over a twentieth of the epochs, if anything is held out, or
+            else the newest.
+        held_out_accuracy: share of the held-out labels, wrong ones included, that it gets right with them;
+            None if nothing is held out.
+        kept: the epoch, this one or earlier, whose weights are kept so far; this one if nothing is held out.
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.
         gradient_norm: mean over the steps.
@@ -40,6 +46,8 @@ class Epoch(NamedTuple):
     loss: float
     train_accuracy: float
     test_accuracy: float
+    held_out_accuracy: float | None
+    kept: int
     recall: list[float | None]
     gradient_norm: float
     signal_to_noise: float | None
@@ -60,6 +68,11 @@ class Epoch(NamedTuple):
         return [label for label, norm in found if norm is not None and norm <= limit]
 
 
+def kept(epochs: Sequence[Epoch]) -> Epoch:
+    """Returns the record of the epoch whose weights a run has kept."""
+    return epochs[epochs[-1].kept - 1]
+
+
 def epochs(
     trainer: Trainer,
     state: State,
@@ -72,13 +85,15 @@ def epochs(
 ) -> Iterator[tuple[State, Epoch]]:
     """Trains, and yields the state and a record after each epoch.
 
+    If the data have held-out examples, the state keeps the mean weights that do best on them
+    (`State.chosen`).
     Batches and keys are functions of `seed` and the number of steps taken, so a run that goes on from
     any yielded state ends with the very same parameters.
 
     Args:
         trainer: from `esjax.train.step.make_trainer`.
         state: at the beginning of an epoch.
-        data: the training and the test set.
+        data: the training and the test set, and what is held out.
         num_epochs: the last epoch, counted from the first step of the run.
         batch_size: in [1, number of training examples].
         seed: of the batches and of the objective's keys, >= 0.
@@ -92,6 +107,7 @@ def epochs(
     require_at_least("batch_size", batch_size, 1)
     require_at_least("seed", seed, 0)
     first = _epochs_done(state, data, batch_size)
+    state = begin(state, data, num_epochs)
     _check_logits(trainer, state, data)
 
     def stream(state: State) -> Iterator[tuple[State, Epoch]]:
@@ -103,7 +119,8 @@ def epochs(
                     f"epoch {epoch + 1}: the loss is {loss} and its gradient's norm {gradient_norm}; "
                     "lower learning_rate, or look for a block that returns NaN"
                 )
-            counts = steps.confusion(trainer, state, data.test_images, data.test_labels)
+            state, score = _judged(trainer, state, data, epoch + 1)
+            counts = steps.confusion(trainer, state.offered, data.test_images, data.test_labels)
             accuracy = float(counts.trace() / counts.sum())
             recall = _shares(counts.diagonal().tolist(), counts.sum(1).tolist())
             yield (
@@ -113,6 +130,8 @@ def epochs(
                     loss=loss,
                     train_accuracy=train_accuracy,
                     test_accuracy=accuracy,
+                    held_out_accuracy=score,
+                    kept=epoch + 1 if state.kept is None else int(state.kept.epoch),
                     recall=recall,
                     gradient_norm=gradient_norm,
                     signal_to_noise=_median(metrics.signal_to_noise),
@@ -124,6 +143,23 @@ def epochs(
             )
 
     return stream(state)
+
+
+def begin(state: State, data: Dataset, num_epochs: int) -> State:
+    """Returns a state that keeps weights if anything is held out: the form in which checkpoints have it."""
+    if data.held_labels is None or state.kept is not None:
+        return state
+    return state._replace(kept=held_out.begin(state.weights, num_epochs))
+
+
+def _judged(trainer: Trainer, state: State, data: Dataset, epoch: int) -> tuple[State, float | None]:
+    """Returns the state with the weights to keep, and the score of those offered on the held-out examples."""
+    if state.kept is None:
+        return state, None
+    state = state._replace(kept=held_out.with_mean(state.kept, state.weights, epoch))
+    score = steps.accuracy(trainer, state.offered, data.held_images, data.held_labels)
+    assert state.kept is not None
+    return state._replace(kept=held_out.with_score(state.kept, epoch, score)), score
 
 
 def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from esjax.train import loop
 from esjax.train.loop import Epoch
 
 _DPI = 120
@@ -22,9 +23,14 @@ def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     (accuracy, loss), (recall, noise) = figure.subplots(2, 2)
     numbers = [epoch.epoch for epoch in epochs]
-    test = [epoch.test_accuracy for epoch in epochs]
+    test, kept = [epoch.test_accuracy for epoch in epochs], loop.kept(epochs)
     accuracy.plot(numbers, test, label=f"test, {test[-1]:.1%} at the end")
     accuracy.plot(numbers, [epoch.train_accuracy for epoch in epochs], label="training labels", alpha=0.6)
+    if kept.held_out_accuracy is not None:
+        held = [epoch.held_out_accuracy for epoch in epochs]
+        accuracy.plot(numbers, np.array(held, float), label="held-out labels", alpha=0.6)
+        label = f"kept: epoch {kept.epoch}, test {kept.test_accuracy:.1%}"
+        accuracy.plot(kept.epoch, kept.test_accuracy, "o", color="black", label=label)
     _label_accuracy(accuracy, "accuracy")
     loss.plot(numbers, [epoch.loss for epoch in epochs], color="tab:gray")
     loss.set(xlabel="epoch", ylabel="objective, minimised")

@@ -12,7 +12,7 @@ from esjax.train.data import Dataset
 
 FILE = "data.json"
 
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "held_images", "held_labels")
 
 
 def write(path: Path, data: Dataset) -> None:
@@ -46,7 +46,7 @@ def check(path: Path, data: Dataset) -> None:
 
 def _of(data: Dataset) -> dict[str, Any]:
     """Returns the number of classes, then all shapes, then all checksums."""
-    arrays = {name: getattr(data, name) for name in _ARRAYS}
+    arrays = {name: array for name in _ARRAYS if (array := getattr(data, name)) is not None}
     shapes = {f"shape of {name}": list(array.shape) for name, array in arrays.items()}
     checksums = {f"checksum of {name}": _checksum(array) for name, array in arrays.items()}
     return {"num_classes": data.num_classes} | shapes | checksums

@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 import esjax
 from esjax.train import checkpoint, folder, loop, models, objectives, plot, record, step
 from esjax.train.config import TrainConfig
-from esjax.train.data import Dataset, absolute, load, with_label_noise
+from esjax.train.data import Dataset, absolute, hold_out, load, with_label_noise
 from esjax.train.loop import Epoch
 from esjax.train.models import Network
 from esjax.train.step import State, Trainer
 
 _SPREAD_EXAMPLES = 1000
 """Training images whose logits and features, before training, determine σ."""
-
-
-_STANDARD = 1.0
-"""σ of standardised logits."""
 
 
 class Run(NamedTuple):
@@ -54,9 +50,9 @@ class Result(NamedTuple):
     """What a run ended with.
 
     Attributes:
-        state: the trained parameters.
+        state: the newest weights, and those kept: see `State.chosen`.
         epochs: one record for each epoch.
-        confusion: (K, K) test examples by label (row) and predicted class (column).
+        confusion: (K, K) test examples by label (row) and class predicted by the chosen weights (column).
     """
 
     state: State
@@ -76,7 +72,8 @@ def set_up(config: TrainConfig) -> Run:
 
 
 def _load(config: TrainConfig) -> Dataset:
-    return with_label_noise(load(config.data), config.label_noise, seed=config.seed)
+    noisy = with_label_noise(load(config.data), config.label_noise, seed=config.seed)
+    return hold_out(noisy, config.held_out, seed=config.seed)
 
 
 def prepare(config: TrainConfig, data: Dataset) -> Run:
@@ -89,7 +86,7 @@ def prepare(config: TrainConfig, data: Dataset) -> Run:
     )
     config, objective = _choose_objective(config, network, data)
     trainer, state = step.make_trainer(network, objective, optimizer(config, len(data.train_labels)))
-    run = Run(config, data, trainer, state, [])
+    run = Run(config, data, trainer, loop.begin(state, data, config.epochs), [])
     stream(run)  # for its checks
     return run
 
@@ -110,7 +107,10 @@ def _choose_objective(
     are_standardised = config.logits == "standardised"
     sigma = config.sigma
     if sigma is None:
-        sigma = _STANDARD if are_standardised else float(initial_sigma(network, data))
+        classes = data.num_classes
+        sigma = (
+            esjax.sigma.for_standardised(classes) if are_standardised else float(initial_sigma(network, data))
+        )
     config = dataclasses.replace(config, sigma=sigma)
     objective = objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
     return config, objectives.standardised(objective) if are_standardised else objective
@@ -235,7 +235,7 @@ def finish(
         if epoch.epoch % run.config.checkpoint_every == 0 or epoch.epoch == run.config.epochs:
             checkpoint.save(path / folder.CHECKPOINTS, epoch.epoch, state)
         on_epoch(epoch)
-    counts = step.confusion(run.trainer, state, run.data.test_images, run.data.test_labels)
+    counts = step.confusion(run.trainer, state.chosen, run.data.test_images, run.data.test_labels)
     plot.training(path / folder.CURVES, epochs, run.data.name)
     plot.confusion(path / folder.CONFUSION, counts, run.data.name)
     return Result(state, epochs, counts)

@@ -26,6 +26,7 @@ class Row(NamedTuple):
         sigma: in units of the logits.
         report: of the untrained network's gradient, over many examples.
         fitted: share of the training labels that the network got right in the trial's last epoch.
+        held_out: share of the held-out labels that it got right after it; None if nothing is held out.
         lost_classes: classes of which no test example is right after the trial.
     """
 
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     sigma: float
     report: Report
     fitted: float
+    held_out: float | None
     lost_classes: list[int]
 
 
@@ -65,13 +67,22 @@ def try_all(
         trial = run.prepare(config.of_run(sigma), default.data)
         report = diagnosis.diagnose(trial, num_examples=_EXAMPLES, seed=config.seed)[0].report
         *_, (_, last) = run.stream(trial, on_step=on_step)
-        rows.append(Row(factor, sigma, report, last.train_accuracy, last.lost_classes))
+        rows.append(
+            Row(factor, sigma, report, last.train_accuracy, last.held_out_accuracy, last.lost_classes)
+        )
     return rows
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """Returns the σ whose trial fitted the most training labels: the test set has no say."""
-    return max(rows, key=lambda row: row.fitted)
+    """Returns the σ whose trial got the most held-out labels right: the test set has no say.
+
+    Where nothing is held out, the training labels decide.
+    """
+    return max(rows, key=_score)
+
+
+def _score(row: Row) -> float:
+    return row.fitted if row.held_out is None else row.held_out
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -85,6 +96,7 @@ def markdown(rows: Sequence[Row]) -> str:
             "signal-to-noise at the start": lambda row: f"{row.report.signal_to_noise:.2g}",
             "samples that change the outcome": lambda row: f"{row.report.share_changed:.1%}",
             "training labels met": lambda row: f"{row.fitted:.1%}",
+            "held-out labels met": lambda row: "-" if row.held_out is None else f"{row.held_out:.1%}",
             "lost classes": lambda row: ", ".join(map(str, row.lost_classes)) or "none",
             "": lambda row: "best" if row is most else "",
         },
@@ -99,22 +111,24 @@ def write(path: Path, rows: Sequence[Row], title: str) -> None:
     """
     (path / TABLE).write_text(f"{title}\n\n{markdown(rows)}", "utf-8")
     figure = Figure(figsize=(6.4, 5), layout="constrained")
-    fitted, noise = figure.subplots(2, 1, sharex=True)
+    met, noise = figure.subplots(2, 1, sharex=True)
     sigmas = [row.sigma for row in rows]
-    fitted.plot(sigmas, [row.fitted for row in rows], marker="o")
-    fitted.set(ylabel="training labels met", xscale="log")
-    fitted.yaxis.set_major_formatter("{x:.0%}")
+    met.plot(sigmas, [row.fitted for row in rows], marker="o", label="training labels")
+    if rows[0].held_out is not None:
+        met.plot(sigmas, [_score(row) for row in rows], marker="o", label="held-out labels")
+    met.set(ylabel="labels met", xscale="log")
+    met.yaxis.set_major_formatter("{x:.0%}")
     for row in rows:
         if row.lost_classes:
-            fitted.annotate(
+            met.annotate(
                 f"{len(row.lost_classes)} lost", (row.sigma, row.fitted), (0, 6), textcoords="offset points"
             )
     noise.plot(sigmas, [float(row.report.signal_to_noise) for row in rows], marker="o")
     noise.set(ylabel="signal-to-noise at the start", xlabel="σ")
     noise.set_ylim(bottom=0)
-    for axes in (fitted, noise):
+    for axes in (met, noise):
         axes.axvline(rows[0].sigma / rows[0].factor, color="gray", linestyle=":", label="default")
         axes.grid(alpha=0.3)
-    fitted.legend()
+    met.legend()
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path / CURVES, dpi=120)

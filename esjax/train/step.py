@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from esjax.train import models
 from esjax.train.checks import require_callable
+from esjax.train.held_out import Kept, Weights
 from esjax.train.objectives import Objective, Result
 
 Array = jax.Array
@@ -29,12 +30,33 @@ class State(NamedTuple):
         params: the network's trainable variables, an `nnx.State`.
         variables: its others, such as running means of batch normalisation, an `nnx.State`.
         opt_state: the optimiser's state.
+        kept: the weights that have done best on held-out examples; None if none are held out.
     """
 
     step: Array
     params: Any
     variables: Any
     opt_state: Any
+    kept: Kept | None = None
+
+    @property
+    def chosen(self) -> "State":
+        """The state with the weights that training is for: those kept, or else the newest."""
+        return self if self.kept is None else self.with_weights(self.kept.weights)
+
+    @property
+    def offered(self) -> "State":
+        """The state with the weights that its epoch offers: their running mean, or else the newest."""
+        return self if self.kept is None else self.with_weights(self.kept.mean)
+
+    @property
+    def weights(self) -> Weights:
+        """The newest weights."""
+        return Weights(self.params, self.variables)
+
+    def with_weights(self, weights: Weights) -> "State":
+        """Returns the state with other weights."""
+        return self._replace(params=weights.params, variables=weights.variables)
 
 
 class Metrics(NamedTuple):
@@ -109,7 +131,7 @@ def make_trainer(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = _metrics((loss, report), logits, labels, in_logits, optax.tree.norm(gradient))
-        return State(state.step + 1, params, variables, opt_state), metrics
+        return State(state.step + 1, params, variables, opt_state, state.kept), metrics
 
     @jax.jit
     def predict(state: State, images: Array) -> Array:
@@ -153,6 +175,11 @@ def logits_of(trainer: Trainer, state: State, images: Any) -> Array:
     """Returns the logits (N, K) of images (N, H, W, C), a bounded number of which are evaluated at a time."""
     parts = np.split(images, range(_PREDICTED_AT_ONCE, len(images), _PREDICTED_AT_ONCE))
     return jnp.concatenate([trainer.logits(state, part) for part in parts])
+
+
+def accuracy(trainer: Trainer, state: State, images: Any, labels: Any) -> float:
+    """Returns the share of images (N, H, W, C) that the network, at its newest weights, gets right."""
+    return float(np.mean(np.asarray(logits_of(trainer, state, images)).argmax(-1) == labels))
 
 
 def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArray[np.int64]:
