@@ -80,6 +80,10 @@ def _noisy(**options):
     return lambda: data.with_label_noise(DATA, **{"share": 0.5, "seed": 0} | options)
 
 
+def _held_out(**options):
+    return lambda: data.hold_out(DATA, **{"share": 0.5, "seed": 0} | options)
+
+
 def _batches(**options):
     return lambda: data.batch_indices(10, **{"batch_size": 3, "seed": 0, "epoch": 0} | options)
 
@@ -91,6 +95,13 @@ def _twice(tmp_path):
 
 TRAIN = {
     "source a number": (lambda: data.load(3), "source=3 is neither text nor a path", "give 'mnist-5k'"),
+    "held-out share": (_held_out(share=1.5), "share=1.5", r"in \[0, 1\]"),
+    "held-out all": (
+        _held_out(share=1),
+        "share=1 holds 12 of 12 training examples out",
+        "another share, or 0",
+    ),
+    "held-out seed": (_held_out(seed=-1), "seed=-1", ">= 0"),
     "share negative": (_noisy(share=-0.1), r"share=-0\.1", r"in \[0, 1\]"),
     "share above 1": (_noisy(share=1.1), r"share=1\.1", r"in \[0, 1\]"),
     "share NaN": (_noisy(share=NAN), "share=nan", r"in \[0, 1\]"),
