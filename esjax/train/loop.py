@@ -107,7 +107,7 @@ def epochs(
     require_at_least("batch_size", batch_size, 1)
     require_at_least("seed", seed, 0)
     first = _epochs_done(state, data, batch_size)
-    state = begin(state, data, num_epochs)
+    state = keeping(state, data, num_epochs)
     _check_logits(trainer, state, data)
 
     def stream(state: State) -> Iterator[tuple[State, Epoch]]:
@@ -145,7 +145,7 @@ def epochs(
     return stream(state)
 
 
-def begin(state: State, data: Dataset, num_epochs: int) -> State:
+def keeping(state: State, data: Dataset, num_epochs: int) -> State:
     """Returns a state that keeps weights if anything is held out: the form in which checkpoints have it."""
     if data.held_labels is None or state.kept is not None:
         return state
@@ -157,7 +157,7 @@ def _judged(trainer: Trainer, state: State, data: Dataset, epoch: int) -> tuple[
     if state.kept is None:
         return state, None
     state = state._replace(kept=held_out.with_mean(state.kept, state.weights, epoch))
-    score = steps.accuracy(trainer, state.offered, data.held_images, data.held_labels)
+    score = steps.share_right(trainer, state.offered, data.held_images, data.held_labels)
     assert state.kept is not None
     return state._replace(kept=held_out.with_score(state.kept, epoch, score)), score
 

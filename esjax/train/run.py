@@ -86,7 +86,7 @@ def prepare(config: TrainConfig, data: Dataset) -> Run:
     )
     config, objective = _choose_objective(config, network, data)
     trainer, state = step.make_trainer(network, objective, optimizer(config, len(data.train_labels)))
-    run = Run(config, data, trainer, loop.begin(state, data, config.epochs), [])
+    run = Run(config, data, trainer, loop.keeping(state, data, config.epochs), [])
     stream(run)  # for its checks
     return run
 

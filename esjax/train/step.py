@@ -177,7 +177,7 @@ def logits_of(trainer: Trainer, state: State, images: Any) -> Array:
     return jnp.concatenate([trainer.logits(state, part) for part in parts])
 
 
-def accuracy(trainer: Trainer, state: State, images: Any, labels: Any) -> float:
+def share_right(trainer: Trainer, state: State, images: Any, labels: Any) -> float:
     """Returns the share of images (N, H, W, C) that the network, at its newest weights, gets right."""
     return float(np.mean(np.asarray(logits_of(trainer, state, images)).argmax(-1) == labels))
 
