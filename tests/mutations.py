@@ -1306,8 +1306,8 @@ MUTATIONS = [
     Mutation(
         "weights kept for what they do on the test set",
         "train/loop.py",
-        "score = steps.share_right(trainer, state.offered, data.held_images, data.held_labels)",
-        "score = steps.share_right(trainer, state.offered, data.test_images, data.test_labels)",
+        "steps.confusion(trainer, state.offered, data.held_images, data.held_labels)",
+        "steps.confusion(trainer, state.offered, data.test_images, data.test_labels)",
         "test_train_held_out.py",
     ),
     Mutation(

@@ -101,15 +101,18 @@ def trained(study: Study) -> Iterator[Trained]:
     for label_noise in study.label_noise:
         for scale in study.scales:
             for seed in range(study.seeds):
-                noisy = hold_out(with_label_noise(data, label_noise, seed=seed), 0.1, seed=seed)
+                noisy = _held_out(with_label_noise(data, label_noise, seed=seed), seed)
                 network = _network(study, data, seed=seed, scale=scale)
                 for rate in study.learning_rates:
-                    state = step.make_trainer(
-                        network, objectives.cross_entropy, _optimizer(study, noisy, rate)
-                    )[1]
+                    optimizer = _optimizer(study, noisy, rate)
+                    _, state = step.make_trainer(network, objectives.cross_entropy, optimizer)
                     for method in methods:
                         found = _trained(study, trainers[rate][method], state, noisy, seed)
                         yield Trained(label_noise, scale, method, rate, seed, *found)
+
+
+def _held_out(data: Dataset, seed: int) -> Dataset:
+    return hold_out(data, TrainConfig.held_out, seed=seed)
 
 
 def _optimizer(study: Study, data: Dataset, rate: float) -> Any:
@@ -119,7 +122,7 @@ def _optimizer(study: Study, data: Dataset, rate: float) -> Any:
 
 def _trainers(study: Study, data: Dataset, rate: float, methods: Sequence[str]) -> dict[str, step.Trainer]:
     """Returns a trainer by the name of its method."""
-    optimizer = _optimizer(study, hold_out(data, 0.1, seed=0), rate)
+    optimizer = _optimizer(study, _held_out(data, seed=0), rate)
     like = _network(study, data, seed=0, scale=1.0)
     config = TrainConfig(network=study.network)
 

@@ -101,30 +101,34 @@ def value_and_gradients(
         )
         return jax.tree.map(jnp.add, sums, found)._replace(offset=offset), None
 
-    def with_total(sums: _Sums) -> Any:
-        """Returns what is left to be added up over devices, with S and with a common offset put in."""
-        shift: Any = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
-        centred = sums.centred + shift * _folding.samples_of_device(problem)
-        centred_sum = _folding.sum_over_devices(problem, centred)
-        complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
-        scores = jax.tree.map(lambda *both: complete(both, shift, centred_sum), sums.own, sums.total)
-        halves = sums.halves
-        if halves is not None and centres:
-            halves = _stand_in.moved(halves, credited(shift))
-        mean = sums.offset + sums.centred / _folding.samples_of_device(problem)
-        share = _folding.samples_of_device(problem) / problem.num_samples
-        return _samples.combined(problem, inputs, mean) * share, scores, sums.args, halves
-
     zeros = _folding.zeros(problem, key, problem.num_terms)
     score_zeros = _score_zeros(problem, wanted, key, inputs)
     halves = _no_halves(problem, wanted, key, inputs)
     args_zeros = _args_zeros(wanted, inputs)
     nothing = _Sums(zeros + _finite(f_x), zeros, score_zeros, score_zeros, args_zeros, halves)
+    with_total = partial(_with_total, problem, inputs, credited, centres)
     (value, score_sums, args_sums, halves), _ = _folding.fold(problem, step, nothing, with_total)
     if halves is not None:
         halves = _stand_in.where_read(problem, inputs, one, halves)
     score_sums = _less_explained(problem, score_sums, halves)
     return value, _gradients(inputs, score_sums, args_sums, problem.num_samples)
+
+
+def _with_total(
+    problem: Problem, inputs: Inputs, credited: Callable[[Array], Array], centres: bool, sums: _Sums
+) -> Any:
+    """Returns what is left to be added up over devices, with S and with a common offset put in."""
+    shift: Any = sums.offset - _folding.mean_over_devices(problem, sums.offset) if centres else 0
+    centred = sums.centred + shift * _folding.samples_of_device(problem)
+    centred_sum = _folding.sum_over_devices(problem, centred)
+    complete = partial(_weights.completed, num_samples=problem.num_samples, credited=credited)
+    scores = jax.tree.map(lambda *both: complete(both, shift, centred_sum), sums.own, sums.total)
+    halves = sums.halves
+    if halves is not None and centres:
+        halves = _stand_in.moved(halves, credited(shift))
+    mean = sums.offset + sums.centred / _folding.samples_of_device(problem)
+    share = _folding.samples_of_device(problem) / problem.num_samples
+    return _samples.combined(problem, inputs, mean) * share, scores, sums.args, halves
 
 
 # --- several values, discarded samples, ranks: two passes --------------------------------------------

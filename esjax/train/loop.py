@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from esjax.train import held_out
 from esjax.train import step as steps
@@ -121,7 +122,6 @@ def epochs(
                 )
             state, score = _judged(trainer, state, data, epoch + 1)
             counts = steps.confusion(trainer, state.offered, data.test_images, data.test_labels)
-            accuracy = float(counts.trace() / counts.sum())
             recall = _shares(counts.diagonal().tolist(), counts.sum(1).tolist())
             yield (
                 state,
@@ -129,7 +129,7 @@ def epochs(
                     epoch=epoch + 1,
                     loss=loss,
                     train_accuracy=train_accuracy,
-                    test_accuracy=accuracy,
+                    test_accuracy=_share_right(counts),
                     held_out_accuracy=score,
                     kept=epoch + 1 if state.kept is None else int(state.kept.epoch),
                     recall=recall,
@@ -157,9 +157,13 @@ def _judged(trainer: Trainer, state: State, data: Dataset, epoch: int) -> tuple[
     if state.kept is None:
         return state, None
     state = state._replace(kept=held_out.with_mean(state.kept, state.weights, epoch))
-    score = steps.share_right(trainer, state.offered, data.held_images, data.held_labels)
+    score = _share_right(steps.confusion(trainer, state.offered, data.held_images, data.held_labels))
     assert state.kept is not None
     return state._replace(kept=held_out.with_score(state.kept, epoch, score)), score
+
+
+def _share_right(counts: NDArray[np.int64]) -> float:
+    return float(counts.trace() / counts.sum())
 
 
 def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:

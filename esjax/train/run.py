@@ -106,11 +106,10 @@ def _choose_objective(
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     are_standardised = config.logits == "standardised"
     sigma = config.sigma
-    if sigma is None:
-        classes = data.num_classes
-        sigma = (
-            esjax.sigma.for_standardised(classes) if are_standardised else float(initial_sigma(network, data))
-        )
+    if sigma is None and are_standardised:
+        sigma = esjax.sigma.for_standardised(data.num_classes)
+    elif sigma is None:
+        sigma = float(initial_sigma(network, data))
     config = dataclasses.replace(config, sigma=sigma)
     objective = objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
     return config, objectives.standardised(objective) if are_standardised else objective

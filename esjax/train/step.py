@@ -177,11 +177,6 @@ def logits_of(trainer: Trainer, state: State, images: Any) -> Array:
     return jnp.concatenate([trainer.logits(state, part) for part in parts])
 
 
-def share_right(trainer: Trainer, state: State, images: Any, labels: Any) -> float:
-    """Returns the share of images (N, H, W, C) that the network, at its newest weights, gets right."""
-    return float(np.mean(np.asarray(logits_of(trainer, state, images)).argmax(-1) == labels))
-
-
 def confusion(trainer: Trainer, state: State, images: Any, labels: Any) -> NDArray[np.int64]:
     """Counts examples by label (row) and predicted class (column).
 
