@@ -266,3 +266,17 @@ def test_what_no_product_takes_has_no_cut():
     scale = jax.make_jaxpr(lambda x, w: (x[:, None] * w[None]) @ jnp.ones((4, 2)))(X, _normal(1, 3, 4))
     bias = jax.make_jaxpr(lambda x, w: (x[:, None] + w[None]) @ jnp.ones((4, 2)))(X, _normal(1, 3, 4))
     assert cuts.cuts(scale, [False, True]) == cuts.cuts(bias, [False, True]) == [None]
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_an_axis_of_size_0_is_kept(rank):
+    """No examples, no inputs or no weights: products and sums of nothing, of the shapes that they have."""
+    wide = jnp.zeros((0, 6))
+    for function, arrays, kinds in (
+        (lambda x, w: x @ w, (jnp.zeros((0, 4)), W), (None, 1)),
+        (lambda x, w: x @ jnp.sin(w), (jnp.zeros((5, 0)), wide), (None, 1)),
+        (lambda x, w: w @ x.T, (jnp.zeros((0, 6)), W), (None, 1)),
+    ):
+        found, wanted, _ = _evaluated(function, arrays, kinds, rank)
+        assert found.shape == wanted.shape
+        np.testing.assert_array_equal(found, wanted)

@@ -78,7 +78,7 @@ def _letters(eqn: Any) -> tuple[list[list[int]], list[int]]:
 def _thin(operand: Named) -> Named:
     """Returns an operand without axes of size 1, but those of samples and of rank."""
     array, names = operand
-    kept = [axis for axis, name in enumerate(names) if array.shape[axis] > 1 or name in (_SAMPLE, _RANK)]
+    kept = [axis for axis, name in enumerate(names) if array.shape[axis] != 1 or name in (_SAMPLE, _RANK)]
     return array.reshape([array.shape[axis] for axis in kept]), [names[axis] for axis in kept]
 
 

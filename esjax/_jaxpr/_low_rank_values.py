@@ -57,7 +57,7 @@ def summed(left: Array, right: Array, axes: Sequence[int], precision: Any = None
         terms = [left[..., k] * right[..., k] for k in range(left.shape[-1])]
         return sum(terms[1:], terms[0])
     rank = len(axes)
-    kept = [[axis for axis in axes if factor.shape[axis] > 1] for factor in (left, right)]
+    kept = [[axis for axis in axes if factor.shape[axis] != 1] for factor in (left, right)]
     operands = [
         factor.reshape([factor.shape[axis] for axis in [*some, rank]])
         for factor, some in zip((left, right), kept, strict=True)

@@ -73,8 +73,8 @@ def smooth_weights(
             pairs of E and −E: two samples of a group have one B, those of larger groups their own.
         baseline: what is subtracted from the values, from `esjax.baselines`.
         chunk_size: samples evaluated at once; memory is that of their activations, up to 8 times as much for
-            gradients in args. None: what fits a CPU's cache, or keeps an accelerator busy; at least 16
-            while they fit 16 times as much. It does not change what is drawn.
+            gradients in args. None: what fits a CPU's cache, or keeps an accelerator busy; and some 16
+            where these fit 16 times as much. It does not change what is drawn.
         sharding: of the sample axis, as for `smooth`: devices draw their own samples from the key that they
             share, and one all-reduce sums their gradients.
 
