@@ -126,9 +126,12 @@ def _estimates(name, noise, estimator, num_keys):
         return smoothed(jax.random.clone(key), point[:-2].reshape(SHAPES[name]), point[-1], sigma=point[-2])
 
     def all_of(key):
-        at = jnp.asarray(point, jnp.float32)
-        slope = lambda at: jax.grad(value)(at, key) @ jnp.asarray(vector, jnp.float32)  # noqa: E731
-        return *jax.value_and_grad(value)(at, key), jax.grad(slope)(at)
+        def slope(at):
+            found, gradient = jax.value_and_grad(value)(at, key)
+            return gradient @ vector.astype(np.float32), (found, gradient)
+
+        product, (found, gradient) = jax.grad(slope, has_aux=True)(jnp.asarray(point, jnp.float32))
+        return found, gradient, product
 
     keys = jax.random.split(jax.random.key(5), num_keys)
     return [np.asarray(found, np.float64) for found in jax.jit(jax.vmap(all_of))(keys)]
@@ -215,8 +218,8 @@ def test_a_constant_has_no_gradient(name, estimator):
     [("argmax", "score"), ("threshold", "two_coordinates"), ("ranking", "local_expectation")],
 )
 def test_chunks_jit_and_scan_change_nothing_and_vmap_is_a_loop(name, estimator):
-    x = jnp.asarray(X[name], jnp.float32)
-    keys = jax.random.split(jax.random.PRNGKey(1), 3)
+    x = X[name].astype(np.float32)
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(1), 3))
 
     def gradient(key, **options):
         return jax.grad(_smooth(_block, name, estimator, **options), 1)(key, x, jnp.float32(WEIGHT))
@@ -249,10 +252,14 @@ def test_outside_jit_it_is_compiled_once(compiled):
 def test_forward_mode_is_reverse_mode(estimator):
     smoothed = partial(_smooth(_block, "argmax", estimator), jax.random.PRNGKey(2))
     x, direction = jnp.asarray(X["argmax"], jnp.float32), jax.random.normal(jax.random.key(0), (3, 3))
-    _, tangent = jax.jvp(lambda x: smoothed(x, jnp.float32(WEIGHT)), (x,), (direction,))
-    np.testing.assert_allclose(
-        tangent, (jax.grad(smoothed)(x, jnp.float32(WEIGHT)) * direction).sum(), rtol=1e-5
-    )
+
+    @jax.jit
+    def both(x, direction):
+        forward = jax.jvp(lambda x: smoothed(x, jnp.float32(WEIGHT)), (x,), (direction,))[1]
+        return forward, (jax.grad(smoothed)(x, jnp.float32(WEIGHT)) * direction).sum()
+
+    forward, backward = both(x, direction)
+    np.testing.assert_allclose(forward, backward, rtol=1e-5)
 
 
 def test_categorical_draws_are_as_likely_as_they_should_be_and_never_impossible():
@@ -281,16 +288,16 @@ def test_the_running_sum_of_chances_rises_only_where_they_are_above_zero():
 
 
 def test_one_decision_at_a_time_is_the_closed_form():
-    logits, labels = jax.random.normal(jax.random.key(0), (6, 5)), jnp.arange(6) % 5
-    keys = jax.random.split(jax.random.key(1), 6)
+    logits, labels = jax.random.normal(jax.random.key(0), (6, 5)), np.arange(6) % 5
+    keys = jax.random.split(jax.random.PRNGKey(1), 6)
+    truth = jax.jit(jax.grad(lambda x: esjax.exact.accuracy(x, labels, SIGMA).mean()))(logits)
 
     def hit(chosen, label):
         return (chosen == label).astype(jnp.float32)
 
     for estimator in ("enumeration", "local_expectation"):
         smoothed = jax.vmap(_smooth(hit, "argmax", estimator))
-        gradient = jax.grad(lambda x, f=smoothed: f(keys, x, labels).mean())(logits)
-        truth = jax.grad(lambda x: esjax.exact.accuracy(x, labels, SIGMA).mean())(logits)
+        gradient = jax.jit(jax.grad(lambda x, f=smoothed: f(keys, x, labels).mean()))(logits)
         np.testing.assert_allclose(gradient, truth, rtol=1e-4, atol=1e-6)
 
 
@@ -324,11 +331,11 @@ def test_a_masked_class_is_never_chosen_and_has_no_gradient(estimator):
 def test_narrow_scores_come_back_in_their_dtype_and_wide_ones_are_wide():
     x = jnp.asarray(X["argmax"], jnp.float16)
     smoothed = _smooth(lambda chosen: chosen.sum().astype(jnp.float16), "argmax", "score")
-    value, gradient = jax.value_and_grad(smoothed, 1)(jax.random.key(0), x)
+    value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(jax.random.key(0), x)
     assert value.dtype == gradient.dtype == jnp.float16
     with jax.enable_x64(True):
         wide = _smooth(lambda chosen: chosen.sum().astype(jnp.float64), "argmax", "local_expectation")
-        gradient = jax.grad(wide, 1)(jax.random.key(0), jnp.asarray(X["argmax"], jnp.float64))
+        gradient = jax.jit(jax.grad(wide, 1))(jax.random.key(0), jnp.asarray(X["argmax"], jnp.float64))
         assert gradient.dtype == jnp.float64
 
 

@@ -68,27 +68,32 @@ def _error(found, exact):
     return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _both(metric, noise, s, sigma):
+    """The value of a metric, and its gradients in the scores and in σ."""
+    return jax.value_and_grad(lambda s, sigma: OURS[metric](s, sigma=sigma, noise=NOISES[noise]), (0, 1))(
+        s, sigma
+    )
+
+
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("metric", OURS)
 def test_values_and_gradients_are_those_of_the_law_of_each_pair(metric, noise):
-    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
-        with jax.enable_x64(dtype == np.float64):
-            ours = partial(OURS[metric], noise=NOISES[noise])
-            both = jax.jit(jax.value_and_grad(lambda s, sigma, f=ours: f(s, sigma=sigma), (0, 1)))
-            for scale in (0.1, 1.0, 12.0):
+    for scale in (0.1, 1.0, 12.0):
 
-                def f(s, sigma=1.0):
-                    return OF_PROBS[metric](reference.pair_probs(s, sigma, noise))
+        def f(s, sigma=1.0):
+            return OF_PROBS[metric](reference.pair_probs(s, sigma, noise))
 
-                s = scale * SCORES
-                x = jnp.asarray(s, dtype)
-                value, gradient = f(s), reference.differences(f, s, 2e-3)
-                found, (slopes, in_sigma) = both(x, dtype(1))
+        s = scale * SCORES
+        value, gradient = f(s), reference.differences(f, s, 2e-3)
+        slope = reference.differences(lambda sigma, s=s, f=f: f(s, sigma), np.array(1.0), 1e-3)
+        norm = np.linalg.norm(gradient) * np.linalg.norm(s)
+        for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+            with jax.enable_x64(dtype == np.float64):
+                found, (slopes, in_sigma) = _both(metric, noise, jnp.asarray(s, dtype), dtype(1))
                 assert found.dtype == slopes.dtype == dtype
                 assert abs(found - value) < tolerance
                 assert _error(slopes, gradient) < tolerance, scale
-                slope = reference.differences(lambda sigma, s=s, f=f: f(s, sigma), np.array(1.0), 1e-3)
-                norm = np.linalg.norm(gradient) * np.linalg.norm(s)
                 assert abs(in_sigma - slope) < tolerance * norm
 
 
@@ -105,7 +110,7 @@ def test_gradients_stay_precise_where_the_pairs_are_decided(noise):
     }[noise]
     density = law(gap) / 6
     truth = np.concatenate([density.sum(1), -density.sum(0)])
-    slopes = jax.grad(partial(pairs.auc, labels=labels, sigma=1.0, noise=NOISES[noise]))(jnp.asarray(s))
+    slopes = jax.jit(jax.grad(partial(pairs.auc, labels=labels, sigma=1.0, noise=NOISES[noise])))(s)
     assert np.linalg.norm(truth) < 1e-5
     assert _error(slopes, truth) < 2e-5
 
@@ -119,9 +124,8 @@ def test_correlations_of_two_items_stay_precise_where_they_are_decided(closed, n
         "gumbel": stats.logistic.pdf,
         "logistic": lambda d: (np.exp(-d) * (d - 2 + (d + 2) * np.exp(-d))) / (-np.expm1(-d)) ** 3,
     }[noise]
-    slopes = jax.grad(partial(closed, sigma=1.0, noise=NOISES[noise]))(
-        jnp.array([lead, 0.0]), np.array([5, 2])
-    )
+    f = jax.jit(jax.grad(partial(closed, sigma=1.0, noise=NOISES[noise])))
+    slopes = f(np.float32([lead, 0]), np.array([5, 2]))
     assert 0 < law(lead) < 1e-9
     assert _error(slopes, 2 * law(lead) * np.array([1, -1])) < 2e-5
 
@@ -136,64 +140,69 @@ def test_what_is_nan_has_nan_derivatives():
             for f in OURS.values()
         ]
 
-    for value, (slopes, in_sigma) in all_of_them(jnp.asarray(SCORES).at[9].set(jnp.nan), 1.0):
+    s = np.where(np.arange(30) == 9, np.nan, SCORES)
+    for value, (slopes, in_sigma) in jax.device_get(all_of_them(s, 1.0)):
         assert np.isnan(value) and np.isnan(slopes[mask]).all() and np.isnan(in_sigma)
         assert (slopes[~mask] == 0).all()
+
+
+@jax.jit
+def _sampled_blocks(z):
+    return {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()}
 
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_values_are_means_of_sampled_blocks(noise):
     eps = NOISES[noise].sample(jax.random.key(1), (5000, 30), jnp.float32)
-    s = jnp.asarray(SCORES)
-    sampled = jax.jit(lambda z: {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()})(
-        s[None] + 0.6 * eps
-    )
-    means = jax.jit(lambda s: {metric: f(s, sigma=0.6, noise=NOISES[noise]) for metric, f in OURS.items()})(s)
-    for metric, values in sampled.items():
+    for metric, values in _sampled_blocks(SCORES + np.float32(0.6) * np.asarray(eps)).items():
         values = np.asarray(values, np.float64)
-        assert abs(values.mean() - means[metric]) < 4 * values.std() / np.sqrt(values.size), metric
+        mean, _ = _both(metric, noise, jnp.asarray(SCORES), np.float32(0.6))
+        assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(values.size), metric
 
 
 def test_two_items_are_the_known_closed_form():
-    with jax.enable_x64(True):
-        s = jnp.array([0.3, -0.4])
-        closed = {
-            "normal": lambda s, sigma: jax.scipy.stats.norm.cdf((s[0] - s[1]) / (sigma * jnp.sqrt(2.0))),
-            "gumbel": lambda s, sigma: jax.nn.sigmoid((s[0] - s[1]) / sigma),
-        }
-        for noise, truth in closed.items():
-            options = {"noise": NOISES[noise]}
-            ours = (
-                lambda s, sigma, o=options: pairs.auc(s, jnp.array([1, 0]), sigma, **o),
-                lambda s, sigma, o=options: (1 + pairs.kendall_tau(s, jnp.array([5, 2]), sigma, **o)) / 2,
-                lambda s, sigma, o=options: (1 + pairs.spearman_rho(s, jnp.array([5, 2]), sigma, **o)) / 2,
-                lambda s, sigma, o=options: pairs.concordance(s, s, jnp.array([1, 1]), sigma, **o),
-            )
+    closed = {
+        "normal": lambda s, sigma: jax.scipy.stats.norm.cdf((s[0] - s[1]) / (sigma * jnp.sqrt(2.0))),
+        "gumbel": lambda s, sigma: jax.nn.sigmoid((s[0] - s[1]) / sigma),
+    }
+    for noise, truth in closed.items():
+        options = {"noise": NOISES[noise]}
+        ours = (
+            lambda s, sigma, o=options: pairs.auc(s, jnp.array([1, 0]), sigma, **o),
+            lambda s, sigma, o=options: (1 + pairs.kendall_tau(s, jnp.array([5, 2]), sigma, **o)) / 2,
+            lambda s, sigma, o=options: (1 + pairs.spearman_rho(s, jnp.array([5, 2]), sigma, **o)) / 2,
+            lambda s, sigma, o=options: pairs.concordance(s, s, jnp.array([1, 1]), sigma, **o),
+        )
 
-            @jax.jit
-            def derivatives(s, sigma, functions=(*ours, truth)):
-                wanted = (
-                    lambda f: jax.value_and_grad(f, (0, 1)),
-                    lambda f: jax.hessian(f, (0, 1)),
-                    lambda f: jax.jacrev(jax.grad(f, (0, 1)), (0, 1)),
-                )
-                return [[derivative(f)(s, sigma) for derivative in wanted] for f in functions]
+        @jax.jit
+        def derivatives(x, functions=(*ours, truth)):
+            """Of each: value, gradient, and Hessians by both modes, of one linearization."""
+            found = []
+            for f in functions:
+                both = jax.value_and_grad(lambda x, f=f: f(x[:-1], x[-1]))
+                slopes, push, value = jax.linearize(lambda x, both=both: both(x)[::-1], x, has_aux=True)
+                hessians = jax.vmap(push)(jnp.eye(3)), jax.vmap(jax.linear_transpose(push, x))(jnp.eye(3))[0]
+                found.append((value, slopes, *hessians))
+            return found
 
-            *found, exact = map(jax.tree.leaves, derivatives(s, 0.7))
-            for each in found:
-                for a, b in zip(each, exact, strict=True):
-                    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+        with jax.enable_x64(True):
+            *found, exact = derivatives(jnp.array([0.3, -0.4, 0.7]))
+        for each in found:
+            for a, b in zip(each, exact, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("metric", OURS)
 def test_second_derivatives_are_differences_of_first_ones(metric):
     with jax.enable_x64(True):
-        x = jnp.concatenate([jnp.asarray(SCORES, float), jnp.array([0.9])])
+        x = np.append(SCORES.astype(float), 0.9)
 
         def value(x):
             return OURS[metric](x[:-1], sigma=x[-1])
 
-        slopes = jax.jit(jax.grad(value))
+        def slopes(x):
+            return np.append(*_both(metric, "normal", x[:-1], x[-1])[1])
+
         rows = np.array([(slopes(x + e) - slopes(x - e)) / 2e-4 for e in np.eye(31) * 1e-4])
         seconds = jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))
         for found in jax.jit(lambda x: [second(x) for second in seconds])(x):
@@ -212,8 +221,7 @@ def test_little_noise_gives_the_metrics_of_scikit_learn_and_scipy():
 def test_items_far_apart_change_nothing_but_their_own_pairs(metric):
     far = np.repeat([0, 1, -1], 10)
     wide = SCORES + 4096 * far
-    f = jax.jit(jax.value_and_grad(partial(OURS[metric], sigma=1.0)))
-    value, slopes = f(jnp.asarray(wide, jnp.float32))
+    value, (slopes, _) = _both(metric, "normal", jnp.asarray(wide, jnp.float32), np.float32(1))
 
     def dense(s):
         return OF_PROBS[metric](reference.pair_probs(s, 1.0))
@@ -247,24 +255,24 @@ def test_many_items_and_few_positives_are_those_of_sorted_sums():
 @pytest.mark.parametrize("metric", OURS)
 def test_vmap_and_scan_are_a_loop_and_masks_leave_out(metric):
     rng = np.random.default_rng(5)
-    scores = jnp.asarray(rng.normal(size=(3, 30)) * np.array([[0.1], [1], [40]]), jnp.float32)
-    sigmas, masks = jnp.array([0.5, 1.0, 2.0]), jnp.asarray(rng.random((3, 30)) < 0.7)
+    scores = np.float32(rng.normal(size=(3, 30)) * np.array([[0.1], [1], [40]]))
+    sigmas, masks = np.float32([0.5, 1, 2]), rng.random((3, 30)) < 0.7
     options = OURS[metric].keywords
-    mapped = {name: jnp.stack([jnp.roll(jnp.asarray(a), i) for i in range(3)]) for name, a in options.items()}
+    mapped = {name: np.stack([np.roll(a, i) for i in range(3)]) for name, a in options.items()}
 
     def f(s, sigma, mask, given):
         return getattr(pairs, metric)(s, sigma=sigma, mask=mask, **given)
 
     both = jax.value_and_grad(f, (0, 1))
     lists = scores, sigmas, masks, mapped
-    each = [jax.jit(both)(*jax.tree.map(lambda a, i=i: a[i], lists)) for i in range(3)]
+    each = jax.device_get([jax.jit(both)(*jax.tree.map(lambda a, i=i: a[i], lists)) for i in range(3)])
     scanned = jax.lax.scan(lambda carry, one: (carry, both(*one)), 0, lists)[1]
     for found in (jax.jit(jax.vmap(both))(*lists), scanned):
         jax.tree.map(
             lambda a, *b: np.testing.assert_allclose(a, np.stack(b), rtol=2e-5, atol=1e-6), found, *each
         )
-    kept = np.asarray(masks[1])
-    fewer = {name: np.asarray(a[1])[kept] for name, a in mapped.items()}
+    kept = masks[1]
+    fewer = {name: a[1][kept] for name, a in mapped.items()}
     value, (slopes, _) = jax.jit(both)(scores[1][kept], 1.0, None, fewer)
     np.testing.assert_allclose(each[1][0], value, atol=1e-6)
     np.testing.assert_allclose(each[1][1][0][kept], slopes, atol=1e-6)
@@ -281,31 +289,33 @@ def test_where_no_pair_counts_the_value_is_chance():
         lambda s, mask: pairs.spearman_rho(s, jnp.ones(4), 1.0, mask=mask),
     )
     all_of_them = jax.jit(lambda s, mask: [jax.value_and_grad(call)(s, mask) for call in calls])
-    for mask in (None, none, np.arange(4) == 2):
+    for mask in (~none, none, np.arange(4) == 2):
         for (value, slopes), chance in zip(all_of_them(s, mask), (0.5, 0.5, 0, 0), strict=True):
             assert value == chance and (slopes == 0).all()
 
 
 def test_infinite_scores_missing_targets_and_nan():
-    inf, x = np.inf, jnp.asarray(SCORES)
-    s = x.at[jnp.array([0, 5])].set(jnp.array([inf, -inf]))
-    finite = x.at[jnp.array([0, 5])].set(jnp.array([60.0, -60.0]))
+    s, finite, x = SCORES.copy(), SCORES.copy(), jnp.asarray(SCORES)
+    s[[0, 5]], finite[[0, 5]] = (np.inf, -np.inf), (60, -60)
     missing, kept = TARGETS.astype(np.float32), np.arange(30) > 2
     missing[~kept] = np.nan
 
-    @jax.jit
-    def all_of_them(s):
-        return {metric: jax.value_and_grad(partial(f, sigma=1.0))(s) for metric, f in OURS.items()}
-
-    infinite, large, unknown, wide = map(all_of_them, (s, finite, x.at[0].set(jnp.nan), x))
-    narrow = all_of_them(x.astype(jnp.bfloat16))
+    with_nan = np.where(np.arange(30) == 0, np.nan, SCORES)
+    narrow = jax.jit(lambda s: {metric: f(s, sigma=1.0) for metric, f in OURS.items()})(
+        x.astype(jnp.bfloat16)
+    )
     for metric, f in OURS.items():
-        np.testing.assert_allclose(f(s, sigma=1.0), large[metric][0], atol=1e-6)
-        slopes = infinite[metric][1]
-        assert (slopes[jnp.array([0, 5])] == 0).all() and np.isfinite(slopes).all()
-        assert np.isnan(unknown[metric][0]), metric
-        value = narrow[metric][0]
-        assert value.dtype == jnp.bfloat16 and abs(value.astype(jnp.float32) - wide[metric][0]) < 1e-2
+        infinite, large, unknown, wide = (
+            jax.device_get(_both(metric, "normal", each, np.float32(1)))
+            for each in (s, finite, with_nan, SCORES)
+        )
+        np.testing.assert_allclose(infinite[0], large[0], atol=1e-6)
+        np.testing.assert_allclose(f(jnp.asarray(s), sigma=1.0), large[0], atol=1e-6)
+        slopes = infinite[1][0]
+        assert (slopes[[0, 5]] == 0).all() and np.isfinite(slopes).all()
+        assert np.isnan(unknown[0]), metric
+        value = narrow[metric]
+        assert value.dtype == jnp.bfloat16 and abs(value.astype(np.float32) - wide[0]) < 1e-2
 
     @jax.jit
     def correlations(s):

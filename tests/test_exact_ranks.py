@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import list_references as reference
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 import esjax
 from esjax import blocks
@@ -18,25 +18,22 @@ NOISES = {name: getattr(esjax.noise, name) for name in reference.LAWS}
 RELEVANCE = np.array([0, 3, 1, 0, 2, 0, 1, 3])
 RELEVANT = RELEVANCE > 1
 SCORES = np.random.default_rng(0).normal(size=8).astype(np.float32)
-METRICS = {
-    "ndcg": (partial(ranks.ndcg, relevance=RELEVANCE), partial(reference.ndcg, relevance=RELEVANCE)),
+METRICS = {  # the closed form, what is relevant to it, and the reference
+    "ndcg": (ranks.ndcg, RELEVANCE, reference.ndcg),
     "ndcg at 3": (
-        partial(ranks.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
-        partial(reference.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
+        partial(ranks.ndcg, k=3, gain="linear"),
+        RELEVANCE,
+        partial(reference.ndcg, k=3, gain="linear"),
     ),
     "hits at 2": (
-        lambda s, sigma, **options: 2 * ranks.precision_at_k(s, RELEVANT, sigma, k=2, **options),
-        partial(reference.hits, relevant=RELEVANT, k=2),
+        lambda *given, **options: 2 * ranks.precision_at_k(*given, k=2, **options),
+        RELEVANT,
+        partial(reference.hits, k=2),
     ),
-    "reciprocal rank": (
-        partial(ranks.reciprocal_rank, relevant=RELEVANT),
-        partial(reference.reciprocal_rank, relevant=RELEVANT),
-    ),
-    "average precision": (
-        partial(ranks.average_precision, relevant=RELEVANT),
-        partial(reference.average_precision, relevant=RELEVANT),
-    ),
+    "reciprocal rank": (ranks.reciprocal_rank, RELEVANT, reference.reciprocal_rank),
+    "average precision": (ranks.average_precision, RELEVANT, reference.average_precision),
 }
+WITHOUT_CUTOFF = ["ndcg", "reciprocal rank", "average precision"]
 OF_BLOCKS = {
     "ndcg": partial(blocks.ndcg, relevance=RELEVANCE),
     "ndcg at 3": partial(blocks.ndcg, relevance=RELEVANCE, k=3, gain="linear"),
@@ -46,6 +43,12 @@ OF_BLOCKS = {
 }
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _both(metric, noise, s, relevance, sigma):
+    """The value of a metric, and its gradients in the scores and in σ."""
+    return jax.value_and_grad(METRICS[metric][0], (0, 2))(s, relevance, sigma, noise=NOISES[noise])
+
+
 def _error(found, exact):
     return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
 
@@ -53,18 +56,17 @@ def _error(found, exact):
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("metric", METRICS)
 def test_values_and_gradients_are_those_of_convolved_counts(metric, noise):
-    ours, dense = METRICS[metric]
-    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
-        with jax.enable_x64(dtype == np.float64):
-            both = jax.jit(jax.value_and_grad(partial(ours, noise=NOISES[noise]), (0,)))
-            for scale in (0.03, 1.0, 5.0):
-                s = scale * SCORES
+    _, relevance, dense = METRICS[metric]
+    for scale in (0.03, 1.0, 5.0):
+        s = scale * SCORES
 
-                def f(s, dense=dense):
-                    return dense(s, sigma=1.0, noise=noise, step=0.05)
+        def f(s):
+            return dense(s, relevance, 1.0, noise, step=0.05)
 
-                value, gradient = f(s), reference.differences(f, s, 3e-3)
-                found, (slopes,) = both(jnp.asarray(s, dtype), sigma=dtype(1))
+        value, gradient = f(s), reference.differences(f, s, 3e-3)
+        for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
+            with jax.enable_x64(dtype == np.float64):
+                found, (slopes, _) = _both(metric, noise, jnp.asarray(s, dtype), relevance, dtype(1))
                 assert found.dtype == slopes.dtype == dtype
                 assert abs(found - value) < tolerance * value, scale
                 assert _error(slopes, gradient) < tolerance, scale
@@ -72,11 +74,28 @@ def test_values_and_gradients_are_those_of_convolved_counts(metric, noise):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_derivatives_in_sigma_are_finite_differences(metric):
-    ours, dense = METRICS[metric]
-    slope = reference.differences(lambda sigma: dense(SCORES, sigma=sigma, step=0.05), np.array(0.8), 1e-3)
+    _, relevance, dense = METRICS[metric]
+    slope = reference.differences(
+        lambda sigma: dense(SCORES, relevance, sigma, step=0.05), np.array(0.8), 1e-3
+    )
     with jax.enable_x64(True):
-        found = jax.jit(jax.grad(lambda sigma: ours(jnp.asarray(SCORES, float), sigma=sigma)))(0.8)
+        _, (_, found) = _both(metric, "normal", jnp.asarray(SCORES, float), relevance, np.float64(0.8))
     np.testing.assert_allclose(found, slope, rtol=1e-9)
+
+
+OF_ORDERS = (
+    (blocks.ndcg, ranks.ndcg),
+    (partial(blocks.ndcg, k=2), partial(ranks.ndcg, k=2)),
+    (partial(blocks.precision_at_k, k=3), partial(ranks.precision_at_k, k=3)),
+    (partial(blocks.recall_at_k, k=1), partial(ranks.recall_at_k, k=1)),
+    (blocks.reciprocal_rank, ranks.reciprocal_rank),
+    (blocks.average_precision, ranks.average_precision),
+)
+
+
+@jax.jit
+def _blocks_of_orders(places, relevance):
+    return [jax.vmap(lambda s, f=block: f(s, relevance))(places) for block, _ in OF_ORDERS]
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -84,28 +103,18 @@ def test_values_are_the_mean_of_blocks_over_all_orders(noise):
     s, relevance = np.array([0.4, -0.2, 1.1, 0.3]), jnp.array([1, 0, 0, 2])
     orders, chances = zip(*reference.order_probs(s, 0.7, noise), strict=True)
     np.testing.assert_allclose(sum(chances), 1, atol=1e-9)
-    places = jnp.asarray(-np.argsort(np.array(orders), 1).astype(np.float64))
+    places = -np.argsort(np.array(orders), 1).astype(np.float64)
     with jax.enable_x64(True):
         options = {"sigma": 0.7, "noise": NOISES[noise]}
-        both = (
-            (blocks.ndcg, ranks.ndcg),
-            (partial(blocks.ndcg, k=2), partial(ranks.ndcg, k=2)),
-            (partial(blocks.precision_at_k, k=3), partial(ranks.precision_at_k, k=3)),
-            (partial(blocks.recall_at_k, k=1), partial(ranks.recall_at_k, k=1)),
-            (blocks.reciprocal_rank, ranks.reciprocal_rank),
-            (blocks.average_precision, ranks.average_precision),
-        )
 
         @jax.jit
-        def all_of_them(s, places):
-            values = [
-                (jax.vmap(lambda s, f=block: f(s, relevance))(places), closed(s, relevance, **options))
-                for block, closed in both
-            ]
-            return values, ranks.rank_probs(s, **options)
+        def all_of_them(s):
+            return [closed(s, relevance, **options) for _, closed in OF_ORDERS], ranks.rank_probs(
+                s, **options
+            )
 
-        values, found = all_of_them(jnp.asarray(s), jnp.asarray(places, float))
-        for each, value in values:
+        values, found = jax.device_get(all_of_them(jnp.asarray(s)))
+        for each, value in zip(_blocks_of_orders(places, relevance), values, strict=True):
             mean = np.asarray(each, np.float64) @ np.array(chances)
             np.testing.assert_allclose(value, mean, atol=2e-8)
         for item, place in itertools.product(range(4), repeat=2):
@@ -113,17 +122,18 @@ def test_values_are_the_mean_of_blocks_over_all_orders(noise):
             np.testing.assert_allclose(found[item, place], chance, atol=2e-8)
 
 
+@jax.jit
+def _sampled_blocks(z):
+    return {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()}
+
+
 @pytest.mark.parametrize("noise", NOISES)
 def test_values_are_means_of_sampled_blocks(noise):
     eps = NOISES[noise].sample(jax.random.key(1), (20_000, 8), jnp.float32)
-    s, options = jnp.asarray(SCORES), {"sigma": 0.6, "noise": NOISES[noise]}
-    sampled = jax.jit(lambda z: {metric: jax.vmap(block)(z) for metric, block in OF_BLOCKS.items()})(
-        s[None] + 0.6 * eps
-    )
-    means = jax.jit(lambda s: {metric: ours(s, **options) for metric, (ours, _) in METRICS.items()})(s)
-    for metric, values in sampled.items():
+    for metric, values in _sampled_blocks(SCORES + 0.6 * np.asarray(eps)).items():
         values = np.asarray(values, np.float64)
-        assert abs(values.mean() - means[metric]) < 4 * values.std() / np.sqrt(values.size), metric
+        mean, _ = _both(metric, noise, jnp.asarray(SCORES), METRICS[metric][1], np.float32(0.6))
+        assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(values.size), metric
 
 
 def test_gumbel_ranks_are_those_of_plackett_and_luce():
@@ -150,25 +160,28 @@ def test_long_lists_are_those_of_convolved_counts():
     def dense(t):
         return reference.ndcg(s + t * direction, relevance, 1.0, k=10, step=0.06)
 
-    slope = reference.differences(dense, np.array(0.0), 3e-3)
+    truth, slope = dense(0.0), reference.differences(dense, np.array(0.0), 3e-3)
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
             x = jnp.asarray(s, dtype)
             value, gradient = jax.jit(jax.value_and_grad(partial(ranks.ndcg, k=10)))(x, relevance, 1.0)
-            np.testing.assert_allclose(value, dense(0.0), rtol=tolerance)
+            np.testing.assert_allclose(value, truth, rtol=tolerance)
             assert abs(gradient @ direction - slope) < tolerance * np.linalg.norm(gradient) * np.sqrt(60)
 
 
 @pytest.mark.parametrize("metric", ["ndcg at 3", "reciprocal rank", "average precision"])
 def test_second_derivatives_are_differences_of_first_ones(metric):
-    f = METRICS[metric][0]
+    f, relevance, _ = METRICS[metric]
     with jax.enable_x64(True):
-        x = jnp.concatenate([jnp.asarray(SCORES, float), jnp.array([0.9])])
+        x = np.append(SCORES.astype(float), 0.9)
 
         def value(x):
-            return f(x[:-1], sigma=x[-1])
+            return f(x[:-1], relevance, x[-1])
 
-        slopes = jax.jit(jax.grad(value))
+        def slopes(x):
+            _, (in_scores, in_sigma) = _both(metric, "normal", x[:-1], relevance, x[-1])
+            return np.append(in_scores, in_sigma)
+
         rows = [(slopes(x + e) - slopes(x - e)) / 2e-4 for e in np.eye(9) * 1e-4]
         seconds = jax.hessian(value), jax.jacrev(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))
         for found in jax.jit(lambda x: [second(x) for second in seconds])(x):
@@ -185,41 +198,73 @@ def test_derivatives_of_rank_probs_are_differences():
 
 
 @pytest.mark.parametrize("noise", ["normal", "gumbel"])
-@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+@pytest.mark.parametrize("metric", WITHOUT_CUTOFF)
 def test_second_derivatives_of_few_items_are_differences_of_the_reference(metric, noise):
+    closed, _, dense = METRICS[metric]
     s, relevance = np.array([1.0, 0.0, -1.0, 0.8]), np.array([1, 0, 1, 0])
     given = relevance if metric == "ndcg" else relevance > 0
 
     def slopes(x):
-        f = getattr(reference, metric)
-        return reference.differences(lambda x: f(x[:-1], given, x[-1], noise, step=0.05), x, 4e-3)
+        return reference.differences(lambda x: dense(x[:-1], given, x[-1], noise, step=0.05), x, 4e-3)
 
     x = np.append(s, 1.0)
     rows = np.array([(slopes(x + e) - slopes(x - e)) / 8e-3 for e in np.eye(5) * 4e-3])
+
+    @jax.jit
+    def seconds(x):
+        """By forward and by reverse mode over reverse mode, of one linearization."""
+        gradient = jax.grad(lambda x: closed(x[:-1], relevance, x[-1], noise=NOISES[noise]))
+        push = jax.linearize(gradient, x)[1]
+        axes = jnp.eye(5, dtype=x.dtype)
+        return jax.vmap(push)(axes), jax.vmap(jax.linear_transpose(push, x))(axes)[0]
+
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype == np.float64):
-
-            def value(x):
-                return getattr(ranks, metric)(x[:-1], relevance, x[-1], noise=NOISES[noise])
-
-            seconds = jax.jit(lambda x, f=value: (jax.hessian(f)(x), jax.jacrev(jax.grad(f))(x)))
             for found in seconds(jnp.asarray(x, dtype)):
                 np.testing.assert_allclose(found, rows, atol=1e-5)
 
 
-@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+def _law_of_count(above):
+    """P(N = m) (nodes, n + 1) of bits (nodes, n), as `reference` has it, by convolution of halves."""
+    if above.shape[1] < 50:
+        return reference._law_of_count(above)
+    return signal.fftconvolve(*map(_law_of_count, np.array_split(above, 2, 1)), axes=1)
+
+
+def _of_two_relevant(metric, s, gains, step):
+    """A metric with two gains above 0, by the law of how many others are above, m."""
+    u = np.arange(s.min() - 9, s.max() + 9, step)
+    above, pair = stats.norm.sf(u[:, None] - s), np.flatnonzero(gains)
+    others = _law_of_count(np.delete(above, pair, 1))
+    m = np.arange(others.shape[1])
+    leads, follows = {  # what an item is worth where its rival is below, and above
+        "ndcg": (1 / np.log2(2 + m), 1 / np.log2(3 + m)),
+        "reciprocal rank": (1 / (1 + m), 0 / (1 + m)),
+        "average precision": (1 / (1 + m), 2 / (2 + m)),
+    }[metric]
+    best = {"ndcg": np.sort(gains)[:-3:-1] @ (1, 1 / np.log2(3)), "average precision": 2}.get(metric, 1)
+    value = 0.0
+    for item, rival in (pair, pair[::-1]):
+        behind = above[:, rival]
+        worth = (1 - behind) * (others @ leads) + behind * (others @ follows)
+        value += gains[item] * (stats.norm.pdf(u - s[item]) * worth).sum() * step
+    return value / best
+
+
+@pytest.mark.parametrize("metric", WITHOUT_CUTOFF)
 def test_long_lists_without_a_cutoff_are_those_of_convolved_counts(metric):
     rng, size = np.random.default_rng(4), 2000
     s, relevance = rng.normal(size=size).astype(np.float32), np.zeros(size, int)
     relevance[np.argsort(-s)[[300, 900]]] = 2, 1
     direction = rng.normal(size=size)
     given = relevance if metric == "ndcg" else relevance > 0
+    gains = 2.0**relevance - 1 if metric == "ndcg" else given.astype(float)
 
     def dense(t):
-        return getattr(reference, metric)(s + t * direction, given, 1.0, step=0.25)
+        return _of_two_relevant(metric, s + t * direction, gains, step=0.25)
 
     slope = reference.differences(dense, np.array(0.0), 1e-2)
-    value, gradient = jax.jit(jax.value_and_grad(getattr(ranks, metric)))(jnp.asarray(s), given, 1.0)
+    value, (gradient, _) = _both(metric, "normal", jnp.asarray(s), given, np.float32(1))
     np.testing.assert_allclose(value, dense(0.0), rtol=5e-6)
     assert abs(gradient @ direction - slope) < 5e-6 * np.linalg.norm(gradient)
 
@@ -233,31 +278,34 @@ def _density_of_differences(noise):
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("metric", ["ndcg", "reciprocal_rank", "average_precision"])
+@pytest.mark.parametrize("metric", WITHOUT_CUTOFF)
 def test_gradients_are_precise_where_all_places_but_two_are_decided(metric, noise):
     lead = 9.0 if noise == "normal" else 16.0
     s = np.array([lead - 400, 0.0, lead, -400.0, 400.0], np.float32)  # the last has a place of its own
-    relevance = np.array([0, 0, 1, 0, 0])
+    s = np.append(s, np.float32([-800, -1200, -1600]))  # as many as in other tests
+    relevance, others = np.arange(8) == 2, RELEVANCE > 0
+    if metric == "ndcg":
+        relevance, others = relevance.astype(int), RELEVANCE
     worth = {"ndcg": 1 / np.log2(3) - 1 / 2}.get(metric, 1 / 2 - 1 / 3)  # of the second place over the third
     slope = _density_of_differences(noise)(lead) * worth
-    truth = slope * np.array([0, -1, 1, 0, 0])
+    truth = slope * np.array([0, -1, 1, 0, 0, 0, 0, 0])
     for dtype, tolerance in ((np.float32, 2e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
-            slopes = jax.jit(jax.grad(partial(getattr(ranks, metric), noise=NOISES[noise])))
-            found = slopes(jnp.asarray(s, dtype), relevance, 1.0)
+            _, (found, _) = _both(metric, noise, jnp.asarray(s, dtype), relevance, dtype(1))
             assert slope < 1e-6 and _error(found, truth) < tolerance
-            assert abs(slopes(jnp.asarray(SCORES, dtype), RELEVANCE, 1e-6)).max() < 1e-9
+            _, (found, _) = _both(metric, noise, jnp.asarray(SCORES, dtype), others, dtype(1e-6))
+            assert abs(found).max() < 1e-9
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_gumbel_gradients_are_those_of_convolved_counts_where_they_are_small(metric):
     s = np.array([3.0, -4.0, 5.5, -2.5, 1.0, -6.0, -4.5, 7.0], np.float32)
-    ours, dense = METRICS[metric]
-    truth = reference.differences(lambda s: dense(s, sigma=1.0, noise="gumbel", step=0.04), s, 1e-3)
+    _, relevance, dense = METRICS[metric]
+    truth = reference.differences(lambda s: dense(s, relevance, 1.0, "gumbel", step=0.04), s, 1e-3)
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-9)):
         with jax.enable_x64(dtype == np.float64):
-            f = jax.jit(jax.grad(partial(ours, noise=esjax.noise.gumbel)))
-            assert _error(f(jnp.asarray(s, dtype), sigma=dtype(1)), truth) < tolerance
+            _, (found, _) = _both(metric, "gumbel", jnp.asarray(s, dtype), relevance, dtype(1))
+        assert _error(found, truth) < tolerance
 
 
 @pytest.mark.parametrize("closed", [partial(ranks.ndcg, k=3), ranks.average_precision])
@@ -289,7 +337,7 @@ def test_vmap_and_scan_are_a_loop(closed):
 
 def test_masked_items_have_no_place_and_change_nothing():
     mask = np.array([True, True, False, True, False, True, True, True])
-    hidden = jnp.where(mask, SCORES, jnp.array([0, 0, np.nan, 0, 1e30, 0, 0, 0], jnp.float32))
+    hidden = jnp.asarray(np.where(mask, SCORES, np.float32([0, 0, np.nan, 0, 1e30, 0, 0, 0])))
     functions = (
         ranks.ndcg,
         partial(ranks.ndcg, k=3),
@@ -302,9 +350,9 @@ def test_masked_items_have_no_place_and_change_nothing():
     def all_of_them(s, relevance, mask=None):
         return [jax.value_and_grad(closed)(s, relevance, 0.7, mask=mask) for closed in functions]
 
-    found = all_of_them(hidden, RELEVANCE, mask)
-    probs = ranks.rank_probs(hidden, 0.7, 3, mask=mask)  # known, and NaN where it is masked
-    of_fewer = all_of_them(jnp.asarray(SCORES[mask]), RELEVANCE[mask])
+    found = jax.device_get(all_of_them(hidden, RELEVANCE, mask))
+    probs = np.asarray(ranks.rank_probs(hidden, 0.7, 3, mask=mask))  # known, and NaN where it is masked
+    of_fewer = jax.device_get(all_of_them(jnp.asarray(SCORES[mask]), RELEVANCE[mask]))
     for (value, slopes), (kept, of_kept) in zip(found, of_fewer, strict=True):
         np.testing.assert_allclose(value, kept, rtol=1e-5)
         np.testing.assert_allclose(slopes[mask], of_kept, atol=2e-6)
@@ -327,7 +375,8 @@ def test_where_nothing_is_relevant_or_counts_the_value_is_zero():
     def all_of_them(s, relevance, sigma, mask):
         return [jax.value_and_grad(f, (0, 2))(s, relevance, sigma, mask=mask) for f in functions]
 
-    for relevance, mask in ((np.zeros(8), None), (RELEVANCE, np.zeros(8, bool))):
+    none = np.zeros(8, bool)
+    for relevance, mask in ((0 * RELEVANCE, ~none), (RELEVANCE, none)):
         for value, (slopes, in_sigma) in all_of_them(jnp.asarray(SCORES), relevance, 1.0, mask):
             assert value == 0 and (slopes == 0).all() and in_sigma == 0
     assert ranks.precision_at_k(jnp.asarray(SCORES), RELEVANT, 1.0, k=16) == RELEVANT.sum() / 16
@@ -380,7 +429,7 @@ def test_what_cannot_be_seen_under_jit_is_nan():
 
 
 def test_what_is_nan_has_nan_derivatives():
-    s, relevance = jnp.array([0.0, jnp.nan, 1.0, 2.0]), jnp.array([1, 0, 1, 0])
+    s, relevance = jnp.array([0.0, jnp.nan, 1.0, 2.0]), jnp.array([1.0, 0, 1, 0])
     mask = np.array([True, True, True, False])
     infinite = s.at[1].set(0), jnp.array([1, jnp.inf, 0, 0])
     functions = ranks.ndcg, partial(ranks.ndcg, k=2), ranks.reciprocal_rank, ranks.average_precision
@@ -389,10 +438,8 @@ def test_what_is_nan_has_nan_derivatives():
     def all_of_them(s, relevance, sigma):
         return [jax.value_and_grad(f, (0, 2))(s, relevance, sigma, mask=mask) for f in functions]
 
-    for value, (slopes, in_sigma) in (
-        *all_of_them(s, relevance.astype(jnp.float32), 1.0),
-        *all_of_them(*infinite, 1.0)[:2],  # of both NDCGs
-    ):
+    of_nan, of_infinite = (jax.device_get(all_of_them(*given, 1.0)) for given in ((s, relevance), infinite))
+    for value, (slopes, in_sigma) in (*of_nan, *of_infinite[:2]):  # of both NDCGs
         assert np.isnan(value) and np.isnan(slopes[mask]).all() and slopes[3] == 0 and np.isnan(in_sigma)
     slopes = jax.jit(jax.jacfwd(partial(ranks.rank_probs, sigma=1.0)))(s)
     assert np.isnan(slopes[:, :, 1]).all()

@@ -61,9 +61,11 @@ def _smoothed_exactly(distribution, x, sigma):
         np.prod([distribution.cdf((x[k] - x[j]) / sigma + eps) for j in range(3) if j != k], 0).mean()
         for k in range(3)
     ]
-    u = np.linspace(-60, 60, 240_001)
-    both = distribution.cdf((u - x[0]) / sigma) * distribution.cdf((u - x[1]) / sigma)
-    largest = np.trapezoid((u > 0) - both, u)
+    u = np.linspace(0, 60, 12_001)  # E max = ∫ P(max > u) − P(max <= −u) du
+    below, above = (
+        distribution.cdf((each - x[0]) / sigma) * distribution.cdf((each - x[1]) / sigma) for each in (-u, u)
+    )
+    largest = np.trapezoid(1 - above - below, u)
     quadratic = x @ x + 3 * sigma**2 * distribution.var()
     return np.array([*steps, *hot, x[0] + x[1] - largest, largest, quadratic, WEIGHTS @ x])
 
