@@ -61,7 +61,8 @@ def _pages_of_notebook(path: Path) -> Iterator[tuple[str, str | bytes]]:
     for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(_to_pages(BADGE.sub("[Open in Colab]", source)))
+            text = BADGE.sub("[Open in Colab]", source).replace("](../docs/", "](../")
+            parts.append(_to_pages(text))
         elif "setup" not in cell["metadata"].get("tags", []):
             parts.append(f"```python\n{source}\n```")
             pictures = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]

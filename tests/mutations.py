@@ -1278,8 +1278,8 @@ MUTATIONS = [
     Mutation(
         "a σ for standardised logits that does not grow with the classes",
         "sigma/standardised.py",
-        "return _OF_MARGIN * num_classes / math.sqrt(num_classes - 1)",
-        "return _OF_MARGIN * math.sqrt(num_classes - 1)",
+        "return num_classes / math.sqrt(num_classes - 1)",
+        "return math.sqrt(num_classes - 1)",
         "test_sigma.py",
     ),
     Mutation(

@@ -1,15 +1,17 @@
 """Run by test_placed.py, with two devices: prints what `jax.shard_map` and meshes of explicit axes change.
 
-python placed.py shard_map|explicit|set_mesh
+python placed.py shard_map|explicit
 
 For each program: its largest error beside one device's, or the exception; and collectives of compiled ones.
 """
 
+import gc
 import json
 import os
 import re
 import sys
 
+gc.disable()  # it looks through all that JAX keeps, again and again
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"  # of which there are several devices
@@ -95,6 +97,7 @@ ESTIMATORS = {  # (key, x (2, 3), w) -> a number
 # A gradient in what all have is the sum over devices, so a Hessian's square is no sum; exact takes no key.
 PATTERNS = {"hessian": ("x", "key x w"), "exact": ("x", "w"), "exact, many classes": ("x", "w")}
 PATTERNS["exact metrics"] = ("x", "w")
+ALONE = {name: jax.jit(jax.value_and_grad(function, (1, 2))) for name, function in ESTIMATORS.items()}
 
 
 def in_shard_map(name, own):
@@ -113,7 +116,7 @@ def in_shard_map(name, own):
     alone = []
     for device in range(2):
         args = [each[has_own * device] for each, has_own in zip(both, varies, strict=True)]
-        alone.append(jax.value_and_grad(function, (1, 2))(*args))
+        alone.append(ALONE[name](*args))
     slopes = [
         np.stack(each if has_own else [sum(each)] * 2)
         for has_own, *each in zip(varies[1:], *(slopes for _, slopes in alone), strict=True)
@@ -153,13 +156,12 @@ PROGRAMS = {  # (keys (8,), logits (8, 5), labels (8,)) -> arrays
 COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b"
 
 
-def on_explicit_axes(set_mesh):
+def on_explicit_axes():
+    """Without, and then with, that mesh as the one of `jax.set_mesh`."""
     args = jax.random.split(jax.random.PRNGKey(2), 8), LOGITS, LABELS
     alone = {name: jax.jit(program)(*args) for name, program in PROGRAMS.items()}
     mesh, specs = jax.make_mesh((2, 1), ("d", "e")), (P("d"), P("d", "e"), P("d"))
     placed = [jax.device_put(a, jax.NamedSharding(mesh, spec)) for a, spec in zip(args, specs, strict=True)]
-    if set_mesh:
-        jax.set_mesh(mesh)
 
     def run(name):
         compiled = jax.jit(PROGRAMS[name]).lower(*placed).compile()
@@ -167,7 +169,9 @@ def on_explicit_axes(set_mesh):
         spec = jax.tree.leaves(found)[-1].sharding.spec
         return error(found, alone[name]), str(spec), sorted(set(re.findall(COLLECTIVE, compiled.as_text())))
 
-    return {name: attempt(lambda name=name: run(name)) for name in PROGRAMS}
+    results = {"explicit": {name: attempt(lambda name=name: run(name)) for name in PROGRAMS}}
+    jax.set_mesh(mesh)
+    return results | {"set_mesh": {name: attempt(lambda name=name: run(name)) for name in PROGRAMS}}
 
 
 if sys.argv[1] == "shard_map":
@@ -179,5 +183,5 @@ if sys.argv[1] == "shard_map":
         for what in PATTERNS.get(name, ("key", "x", "key x w"))
     }
 else:
-    results = on_explicit_axes(sys.argv[1] == "set_mesh")
+    results = on_explicit_axes()
 print(json.dumps(results))

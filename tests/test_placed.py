@@ -26,9 +26,16 @@ def test_inside_shard_map_each_device_has_its_value_and_what_all_have_the_sum_of
     assert len(results) == 38 and not _far(results)
 
 
+@pytest.fixture(scope="module")
+def on_explicit_axes():
+    return _results("explicit")
+
+
 @pytest.mark.parametrize("how", ["explicit", "set_mesh"])
-def test_arrays_on_explicit_axes_give_the_numbers_of_one_device_and_stay_where_they_are(how):
-    results = _results(how)
+def test_arrays_on_explicit_axes_give_the_numbers_of_one_device_and_stay_where_they_are(
+    how, on_explicit_axes
+):
+    results = on_explicit_axes[how]
     assert len(results) == 17 and not any(isinstance(found, str) for found in results.values()), results
     assert not _far({name: difference for name, (difference, _, _) in results.items()})
     assert all(spec.startswith("P('d'") for _, spec, _ in results.values()), results

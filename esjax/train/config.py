@@ -59,7 +59,7 @@ class Options:
     (standardised), which cannot outgrow sigma, or as they are (raw); accuracy is the same of both."""
     sigma: float | None = None
     """Scale of the perturbations in units of what the metric sees, > 0. None: esjax.sigma.for_standardised,
-    which is 2 for ten classes; or, if logits are raw, chosen from the initial ones."""
+    which is 3.33 for ten classes; or, if logits are raw, chosen from the initial ones."""
     num_samples: int = 64
     """Evaluations of the block for each example in each step, by es; even, at least 4."""
     k: int = 2
