@@ -120,6 +120,16 @@ TRAIN = {
     "config label_noise": (_options(label_noise="0.4"), r"label_noise='0\.4'", r"in \[0, 1\]"),
     "config data": (_options(data=3), "data=3", "name or a path, as text"),
     "config logits": (_options(logits="centred"), "logits='centred'", "must be one of raw, standardised"),
+    "config logits of two classes": (
+        lambda: run.prepare(config.TrainConfig(logits="standardised"), DATA._replace(num_classes=2)),
+        "logits='standardised', but .* has 2 classes",
+        "use raw",
+    ),
+    "standardised logits of two classes": (
+        lambda: objectives.standardised(objectives.cross_entropy)(KEY, jnp.zeros((4, 2)), jnp.zeros(4, int)),
+        r"logits has shape \(4, 2\)",
+        "leave them as they are",
+    ),
     "config sigma": (_options(sigma=0), "sigma=0", "finite number > 0"),
     "config epochs": (_options(epochs=True), "epochs=True", "whole number >= 1"),
     "config num_samples": (_options(num_samples=5), "num_samples=5 is odd", "use 6"),

@@ -59,7 +59,7 @@ class Trained(NamedTuple):
         method: σ as text, or cross-entropy.
         learning_rate: the peak.
         seed: of everything random.
-        held_out: the mean score that the weights were kept for.
+        held_out: the score that the weights were kept for.
         test_accuracy: of the weights kept.
         last: test accuracy of the last epoch's weights.
         lost: number of classes of which the weights kept get no test example right.

@@ -11,8 +11,8 @@ def for_standardised(num_classes: int) -> float:
         σ = K / sqrt(K − 1),   3.33 for K = 10
 
     This is the most by which one of K standardised logits can lead the next: that of a network with all
-    confidence in one class. Where that class is a wrong one, the example is still right in 24 % of the
-    samples for K = 2, in 7.3 % for K = 10, in 0.9 % for K = 100: some 64 samples have a gradient to find,
+    confidence in one class. Where that class is a wrong one, the example is still right in 18 % of the
+    samples for K = 3, in 7.3 % for K = 10, in 0.9 % for K = 100: some 64 samples have a gradient to find,
     and no class is lost for good. With half of that σ it would be 3.6 % for K = 10, with a quarter 0.2 %,
     with an eighth one in a hundred million; a larger σ could bring it to 10 % at most, that of guessing.
     This holds at any time of training and for any initial weights: accuracy does not depend on the scale of
@@ -22,10 +22,11 @@ def for_standardised(num_classes: int) -> float:
     are held out, and may be as wrong as the others.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 3. Two standardised logits are 1 and −1, whatever they were, and have no
+            gradient; there, take `from_logits` and the logits as they are.
 
     Raises:
-        ValueError: `num_classes` is not a whole number, or less than 2.
+        ValueError: `num_classes` is not a whole number, or less than 3.
 
     Examples:
         >>> import esjax
@@ -33,6 +34,9 @@ def for_standardised(num_classes: int) -> float:
         3.33
     """
     num_classes = check_count("num_classes", num_classes)
-    if num_classes < 2:
-        raise ValueError("num_classes=1, of which every answer is right; give at least 2")
+    if num_classes < 3:
+        raise ValueError(
+            f"num_classes={num_classes} must be at least 3: two standardised logits are 1 and −1, whatever "
+            "they were, and have no gradient; use esjax.sigma.from_logits and the logits as they are"
+        )
     return num_classes / math.sqrt(num_classes - 1)

@@ -54,9 +54,10 @@ class Options:
     """Share of the training examples that are kept out of training, labels as they are, to choose the epoch
     whose weights are kept, in the mean of a twentieth of the epochs; in [0, 1). With 0, those of the last
     step are."""
-    logits: Logits = "standardised"
+    logits: Logits | None = None
     """What a smoothed metric sees: each example's logits less their mean and over their standard deviation
-    (standardised), which cannot outgrow sigma, or as they are (raw); accuracy is the same of both."""
+    (standardised), which cannot outgrow sigma, or as they are (raw); accuracy is the same of both. None:
+    standardised, or raw for two classes, whose standardised logits are always 1 and -1."""
     sigma: float | None = None
     """Scale of the perturbations in units of what the metric sees, > 0. None: esjax.sigma.for_standardised,
     which is 3.33 for ten classes; or, if logits are raw, chosen from the initial ones."""
@@ -75,7 +76,8 @@ class Options:
         if not isinstance(self.data, str):
             raise ValueError(f"data={self.data!r} must be a name or a path, as text")
         require_one_of("network", self.network, get_args(Network))
-        require_one_of("logits", self.logits, get_args(Logits))
+        if self.logits is not None:
+            require_one_of("logits", self.logits, get_args(Logits))
         require_share("label_noise", self.label_noise)
         require_share("held_out", self.held_out)
         if self.sigma is not None:

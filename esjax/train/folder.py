@@ -25,7 +25,7 @@ CURVES = "curves.png"
 LOCK = ".lock"
 LOG = "log.jsonl"
 
-_MAY_BE_NONE = ("held_out_accuracy", "signal_to_noise")
+_MAY_BE_NONE = ("held_out_accuracy", "held_out_score", "signal_to_noise")
 _PART = ".part"
 """Ends the name of what is being written."""
 

@@ -1,9 +1,10 @@
 """The weights that have done best on examples held out of training, whose labels are as wrong as the others'.
 
 Which epoch that was is a choice of the run's own data, so that the test set has no say. Single epochs are
-noisy, in weights as in scores. So the running mean of the weights over a twentieth of the run's epochs is
-judged (Polyak and Juditsky 1992; for networks Izmailov et al. 2018, arXiv 1803.05407), and the mean of as
-many scores decides, the newest of equal ones.
+noisy, in weights as in what they get right. So the running mean of the weights over a twentieth of the run's
+epochs is judged (Polyak and Juditsky 1992; for networks Izmailov et al. 2018, arXiv 1803.05407), by smoothed
+accuracy: an example that is nearly right counts as nearly right, whereas a few hundred decisions are a
+coarse score, whose best epoch may be one by accident.
 """
 
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+import esjax
+
 Array = jax.Array
 
 _SHARE = 20
-"""Weights and scores are averaged over one epoch in so many of the run."""
+"""Weights are averaged over one epoch in so many of the run."""
 
 
 class Weights(NamedTuple):
@@ -35,30 +38,27 @@ class Kept(NamedTuple):
     Attributes:
         weights: the best.
         epoch: () int32, at whose end they were; 0 before the first one.
-        best: (), the mean score that they were chosen for.
+        best: (), the score that they were chosen for.
         mean: the running mean of the weights, which is judged next.
-        scores: (W,) of the last W epochs; NaN before the first one.
     """
 
     weights: Weights
     epoch: Array
     best: Array
     mean: Weights
-    scores: Array
 
 
-def begin(weights: Weights, num_epochs: int) -> Kept:
+def begin(weights: Weights) -> Kept:
     """Returns the initial weights, as long as there are no others."""
-    window = max(num_epochs // _SHARE, 1)
-    return Kept(weights, jnp.int32(0), jnp.float32(-jnp.inf), weights, jnp.full(window, jnp.nan))
+    return Kept(weights, jnp.int32(0), jnp.float32(-jnp.inf), weights)
 
 
-def with_mean(kept: Kept, weights: Weights, epoch: int) -> Kept:
+def with_mean(kept: Kept, weights: Weights, epoch: int, num_epochs: int) -> Kept:
     """Takes the weights at the end of an epoch, from 1 on, into the mean: mₑ = mₑ₋₁ + (w − mₑ₋₁) / min(e, W).
 
-    What is not floating, such as counts, is taken as it is.
+    W is a twentieth of the run's epochs. What is not floating, such as counts, is taken as it is.
     """
-    share = 1 / min(epoch, len(kept.scores))
+    share = 1 / min(epoch, max(num_epochs // _SHARE, 1))
 
     def moved(mean: Array, newest: Array) -> Array:
         floating = jnp.issubdtype(newest.dtype, jnp.floating)
@@ -67,16 +67,27 @@ def with_mean(kept: Kept, weights: Weights, epoch: int) -> Kept:
     return kept._replace(mean=jax.tree.map(moved, kept.mean, weights))
 
 
-def with_score(kept: Kept, epoch: int, score: float) -> Kept:
-    """Keeps the mean of the weights if the mean of the last W scores is not below the best one so far.
+@jax.jit
+def score(logits: Array, labels: Any) -> Array:
+    """Returns the smoothed accuracy (), in closed form, of logits (N, K), standardised, for labels (N,).
+
+    Of two classes it is the accuracy, since standardised logits are then 1 and −1.
+    """
+    num_classes = logits.shape[-1]
+    if num_classes < 3:
+        return jnp.mean(logits.argmax(-1) == labels)
+    sigma = esjax.sigma.for_standardised(num_classes)
+    return esjax.exact.accuracy(jax.nn.standardize(logits), labels, sigma).mean()
+
+
+def with_score(kept: Kept, epoch: int, score: Array) -> Kept:
+    """Keeps the mean of the weights if its score is not below the best one so far.
 
     Args:
         kept: with the mean at the end of the epoch.
         epoch: its number, from 1 on.
         score: of that mean on the held-out examples.
     """
-    scores = jnp.append(kept.scores[1:], score)
-    found = jnp.nanmean(scores)
-    if found < kept.best:
-        return kept._replace(scores=scores)
-    return Kept(kept.mean, jnp.int32(epoch), found, kept.mean, scores)
+    if score < kept.best:
+        return kept
+    return Kept(kept.mean, jnp.int32(epoch), jnp.asarray(score, kept.best.dtype), kept.mean)

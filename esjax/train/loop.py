@@ -32,6 +32,7 @@ class Epoch(NamedTuple):
             else the newest.
         held_out_accuracy: share of the held-out labels, wrong ones included, that it gets right with them;
             None if nothing is held out.
+        held_out_score: their smoothed accuracy, by which weights are kept; None if nothing is held out.
         kept: the epoch, this one or earlier, whose weights are kept so far; this one if nothing is held out.
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.
@@ -48,6 +49,7 @@ class Epoch(NamedTuple):
     train_accuracy: float
     test_accuracy: float
     held_out_accuracy: float | None
+    held_out_score: float | None
     kept: int
     recall: list[float | None]
     gradient_norm: float
@@ -108,7 +110,7 @@ def epochs(
     require_at_least("batch_size", batch_size, 1)
     require_at_least("seed", seed, 0)
     first = _epochs_done(state, data, batch_size)
-    state = keeping(state, data, num_epochs)
+    state = keeping(state, data)
     _check_logits(trainer, state, data)
 
     def stream(state: State) -> Iterator[tuple[State, Epoch]]:
@@ -120,7 +122,7 @@ def epochs(
                     f"epoch {epoch + 1}: the loss is {loss} and its gradient's norm {gradient_norm}; "
                     "lower learning_rate, or look for a block that returns NaN"
                 )
-            state, score = _judged(trainer, state, data, epoch + 1)
+            state, held_accuracy, held_score = _judged(trainer, state, data, epoch + 1, num_epochs)
             counts = steps.confusion(trainer, state.offered, data.test_images, data.test_labels)
             recall = _shares(counts.diagonal().tolist(), counts.sum(1).tolist())
             yield (
@@ -130,7 +132,8 @@ def epochs(
                     loss=loss,
                     train_accuracy=train_accuracy,
                     test_accuracy=_share_right(counts),
-                    held_out_accuracy=score,
+                    held_out_accuracy=held_accuracy,
+                    held_out_score=held_score,
                     kept=epoch + 1 if state.kept is None else int(state.kept.epoch),
                     recall=recall,
                     gradient_norm=gradient_norm,
@@ -145,21 +148,24 @@ def epochs(
     return stream(state)
 
 
-def keeping(state: State, data: Dataset, num_epochs: int) -> State:
+def keeping(state: State, data: Dataset) -> State:
     """Returns a state that keeps weights if anything is held out: the form in which checkpoints have it."""
     if data.held_labels is None or state.kept is not None:
         return state
-    return state._replace(kept=held_out.begin(state.weights, num_epochs))
+    return state._replace(kept=held_out.begin(state.weights))
 
 
-def _judged(trainer: Trainer, state: State, data: Dataset, epoch: int) -> tuple[State, float | None]:
-    """Returns the state with the weights to keep, and the score of those offered on the held-out examples."""
+def _judged(
+    trainer: Trainer, state: State, data: Dataset, epoch: int, num_epochs: int
+) -> tuple[State, float | None, float | None]:
+    """Returns the state with the weights to keep, and what those offered do on the held-out examples."""
     if state.kept is None:
-        return state, None
-    state = state._replace(kept=held_out.with_mean(state.kept, state.weights, epoch))
-    score = _share_right(steps.confusion(trainer, state.offered, data.held_images, data.held_labels))
-    assert state.kept is not None
-    return state._replace(kept=held_out.with_score(state.kept, epoch, score)), score
+        return state, None, None
+    kept = held_out.with_mean(state.kept, state.weights, epoch, num_epochs)
+    logits = steps.logits_of(trainer, state._replace(kept=kept).offered, data.held_images)
+    score = held_out.score(logits, data.held_labels)
+    accuracy = float(np.mean(np.asarray(logits).argmax(-1) == data.held_labels))
+    return state._replace(kept=held_out.with_score(kept, epoch, score)), accuracy, float(score)
 
 
 def _share_right(counts: NDArray[np.int64]) -> float:

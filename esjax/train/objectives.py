@@ -198,8 +198,21 @@ def standardised(objective: Objective) -> Objective:
 
     Args:
         objective: of accuracy, top-k accuracy or another metric of nothing but the order of the logits.
+
+    Raises:
+        ValueError: when called, logits of two classes, which would be 1 and −1 whatever they were, without a
+            gradient.
     """
-    return lambda key, logits, labels: objective(key, jax.nn.standardize(logits), labels)
+
+    def of_standardised(key: Any, logits: Array, labels: Array) -> Result:
+        if logits.shape[-1] < 3:
+            raise ValueError(
+                f"logits has shape {logits.shape}, and two standardised ones are 1 and −1, without a "
+                "gradient; leave them as they are, with esjax.sigma.from_logits"
+            )
+        return objective(key, jax.nn.standardize(logits), labels)
+
+    return of_standardised
 
 
 # --- by name -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import esjax
 from esjax.train import checkpoint, folder, loop, models, objectives, plot, record, step
-from esjax.train.config import TrainConfig
+from esjax.train.config import Logits, TrainConfig
 from esjax.train.data import Dataset, absolute, hold_out, load, with_label_noise
 from esjax.train.loop import Epoch
 from esjax.train.models import Network
@@ -86,7 +86,7 @@ def prepare(config: TrainConfig, data: Dataset) -> Run:
     )
     config, objective = _choose_objective(config, network, data)
     trainer, state = step.make_trainer(network, objective, optimizer(config, len(data.train_labels)))
-    run = Run(config, data, trainer, loop.keeping(state, data, config.epochs), [])
+    run = Run(config, data, trainer, loop.keeping(state, data), [])
     stream(run)  # for its checks
     return run
 
@@ -99,7 +99,8 @@ def _init_key(seed: int) -> Any:
 def _choose_objective(
     config: TrainConfig, network: Network, data: Dataset
 ) -> tuple[TrainConfig, objectives.Objective]:
-    """Returns the objective, and the options with the σ that it uses."""
+    """Returns the objective, and the options with the σ that it uses, of which logits."""
+    config = dataclasses.replace(config, logits=_logits(config, data))
     if config.objective in objectives.PLAIN:
         return config, objectives.PLAIN[config.objective]
     if config.objective == "top-k" and config.k > data.num_classes:
@@ -113,6 +114,16 @@ def _choose_objective(
     config = dataclasses.replace(config, sigma=sigma)
     objective = objectives.SMOOTHED[config.objective, config.estimator](sigma, config)
     return config, objectives.standardised(objective) if are_standardised else objective
+
+
+def _logits(config: TrainConfig, data: Dataset) -> Logits:
+    can_be_standardised = data.num_classes > 2
+    if config.logits == "standardised" and not can_be_standardised:
+        raise ValueError(
+            f"logits='standardised', but {data.name} has {data.num_classes} classes, whose standardised "
+            "logits are 1 and −1 whatever the network says; use raw"
+        )
+    return config.logits or ("standardised" if can_be_standardised else "raw")
 
 
 def initial_sigma(network: Network, data: Dataset) -> Any:
