@@ -1285,8 +1285,8 @@ MUTATIONS = [
     Mutation(
         "weights kept for an older epoch of equal score",
         "train/held_out.py",
-        "if score < kept.best:",
-        "if score <= kept.best:",
+        "if not score >= kept.best:  # nor NaN",
+        "if not score > kept.best:",
         "test_train_held_out.py",
     ),
     Mutation(
@@ -1294,6 +1294,20 @@ MUTATIONS = [
         "train/held_out.py",
         "if num_classes < 3:",
         "if num_classes < 9:",
+        "test_train_held_out.py",
+    ),
+    Mutation(
+        "weights kept for decisions in the loop",
+        "train/loop.py",
+        "held_out.with_score(kept, epoch, score)), accuracy",
+        "held_out.with_score(kept, epoch, accuracy)), accuracy",
+        "test_train_held_out.py",
+    ),
+    Mutation(
+        "a score in the logits' own dtype",
+        "train/held_out.py",
+        "logits = logits.astype(jnp.float32)",
+        "pass",
         "test_train_held_out.py",
     ),
     Mutation(

@@ -98,19 +98,55 @@ def test_the_mean_weights_are_those_of_a_twentieth_of_the_epochs(num_epochs, win
 
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 def test_the_score_is_the_chance_that_noise_leaves_a_standardised_example_right(num_classes):
-    """By quadrature over the label's noise; of two classes there is nothing but right and wrong."""
+    """By quadrature over the label's noise, 0.15 of the greatest lead; of two classes, right or wrong."""
     generator = np.random.default_rng(num_classes)
     logits, labels = 50 * generator.normal(size=(8, num_classes)), generator.integers(0, num_classes, 8)
     found = held_out.score(jnp.asarray(logits, jnp.float32), labels)
     if num_classes == 2:
         assert found == np.mean(logits.argmax(-1) == labels)
         return
-    u, sigma = np.linspace(-9, 9, 2001), num_classes / (num_classes - 1) ** 0.5
+    u, sigma = np.linspace(-9, 9, 2001), 0.15 * num_classes / (num_classes - 1) ** 0.5
     z = (logits - logits.mean(-1, keepdims=True)) / logits.std(-1, keepdims=True)
     leads = (np.take_along_axis(z, labels[:, None], 1) - z) / sigma
     beaten = stats.norm.cdf(u + leads[..., None])
     np.put_along_axis(beaten, labels[:, None, None], 1.0, 1)
     assert found == pytest.approx(np.trapezoid(stats.norm.pdf(u) * beaten.prod(1), u).mean(), abs=1e-5)
+
+
+def test_a_score_is_precise_for_narrow_logits_and_finite_for_any():
+    """Where standardised logits are not finite, what is right counts."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)) + 30, jnp.bfloat16)
+    labels = np.arange(50) % 4
+    wide = np.asarray(logits, np.float32) - 30
+    assert held_out.score(logits, labels) == pytest.approx(float(held_out.score(wide, labels)), abs=1e-6)
+    masked = np.where(np.arange(4) == 3, -np.inf, wide)
+    assert held_out.score(masked, labels) == np.mean(masked.argmax(-1) == labels)
+    assert held_out.score(np.array([[3e38, -3e38, 0.0]], np.float32), np.array([0])) == 1
+
+
+def test_a_score_that_is_nan_keeps_nothing_and_forgets_nothing():
+    kept = held_out.begin(held_out.Weights(jnp.int32(0), jnp.int32(0)))
+    for epoch, score in enumerate((0.2, 0.9, float("nan"), 0.1), 1):
+        kept = held_out.with_mean(kept, held_out.Weights(jnp.int32(epoch), jnp.int32(0)), epoch, 4)
+        kept = held_out.with_score(kept, epoch, jnp.float32(score))
+    assert (int(kept.epoch), int(kept.weights.params)) == (2, 2)
+
+
+def test_of_three_classes_weights_are_kept_by_the_score_and_not_by_decisions():
+    """Of which several epochs get the same share right."""
+    images, labels = _dots(60)
+    whole = data.Dataset("dots", images, labels, *_dots(20, seed=1), 3)
+    found = data.hold_out(whole, 0.3, seed=0)
+    found = found._replace(held_labels=np.random.default_rng(0).integers(0, 3, 18))
+    options = {"network": "mlp", "epochs": 10, "batch_size": 14, "num_samples": 8, "learning_rate": 1e-3}
+    states, epochs = _trained(options, found)
+    scores = [epoch.held_out_score for epoch in epochs]
+    best = _by_hand(scores)
+    assert loop.kept(epochs).epoch == best != _by_hand([epoch.held_out_accuracy for epoch in epochs])
+    logits = run.prepare(config.TrainConfig(**options), found).trainer.logits(
+        states[best - 1].offered, found.held_images
+    )
+    assert scores[best - 1] == pytest.approx(float(held_out.score(logits, found.held_labels)), abs=1e-6)
 
 
 def test_two_classes_are_trained_on_raw_logits(tmp_path):

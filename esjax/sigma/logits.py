@@ -14,8 +14,8 @@ Array = jax.Array
 def from_logits(logits: Any, *, features: Any = None, factor: float = 10.0) -> Array:
     """Returns `factor` times the spread of a batch of *initial* logits, to be kept fixed.
 
-    Logits outgrow it in the end, and what they get wrong then is out of reach: better standardise them, and
-    take the σ of `for_standardised`.
+    Logits outgrow it in the end, and what they get wrong then is out of reach: of three classes or more,
+    better standardise them, and take the σ of `for_standardised`.
 
         σ = factor · max(spread of the logits, spread of the features)
         spread of the logits = sqrt(mean over examples and classes of (logit − mean of the example's logits)²)

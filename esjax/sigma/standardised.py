@@ -12,11 +12,11 @@ def for_standardised(num_classes: int) -> float:
 
     This is the most by which one of K standardised logits can lead the next: that of a network with all
     confidence in one class. Where that class is a wrong one, the example is still right in 18 % of the
-    samples for K = 3, in 7.3 % for K = 10, in 0.9 % for K = 100: some 64 samples have a gradient to find,
-    and no class is lost for good. With half of that σ it would be 3.6 % for K = 10, with a quarter 0.2 %,
-    with an eighth one in a hundred million; a larger σ could bring it to 10 % at most, that of guessing.
-    This holds at any time of training and for any initial weights: accuracy does not depend on the scale of
-    the logits, which can be taken out (`jax.nn.standardize`).
+    samples for K = 3, in 7.3 % for K = 10, in 0.9 % for K = 100: of some 64 samples, several still have a
+    gradient to find for ten classes, and one or none for a hundred. With half of that σ it would be 3.6 %
+    for K = 10, with a quarter 0.2 %, with an eighth one in a hundred million; a larger σ could bring it to
+    10 % at most, that of guessing. This holds at any time of training and for any initial weights: accuracy
+    does not depend on the scale of the logits, which can be taken out (`jax.nn.standardize`).
 
     Wrong labels do not get out of reach either, and are learned in the end: choose the epoch by labels that
     are held out, and may be as wrong as the others.

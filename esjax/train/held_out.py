@@ -2,8 +2,8 @@
 
 Which epoch that was is a choice of the run's own data, so that the test set has no say. Single epochs are
 noisy, in weights as in what they get right. So the running mean of the weights over a twentieth of the run's
-epochs is judged (Polyak and Juditsky 1992; for networks Izmailov et al. 2018, arXiv 1803.05407), by smoothed
-accuracy: an example that is nearly right counts as nearly right, whereas a few hundred decisions are a
+epochs is judged (Polyak and Juditsky 1992; for networks Izmailov et al. 2018, arXiv 1803.05407), by accuracy
+smoothed a little: an example that is nearly right counts for something, whereas a few hundred decisions are a
 coarse score, whose best epoch may be one by accident.
 """
 
@@ -18,6 +18,11 @@ Array = jax.Array
 
 _SHARE = 20
 """Weights are averaged over one epoch in so many of the run."""
+
+_OF_LEAD = 0.15
+"""σ of the score, over the greatest lead: 0.5 for ten classes. Measured on digits and MNIST-5k, of whose
+labels 40 and 60 % were random. With more, a network that gets surer of what it gets right seems to get
+better; with less, decisions are all that counts."""
 
 
 class Weights(NamedTuple):
@@ -71,13 +76,18 @@ def with_mean(kept: Kept, weights: Weights, epoch: int, num_epochs: int) -> Kept
 def score(logits: Array, labels: Any) -> Array:
     """Returns the smoothed accuracy (), in closed form, of logits (N, K), standardised, for labels (N,).
 
-    Of two classes it is the accuracy, since standardised logits are then 1 and −1.
+    An example counts by its decision alone where its standardised logits are not finite, and of two classes,
+    where they are 1 and −1.
     """
-    num_classes = logits.shape[-1]
+    num_classes, is_right = logits.shape[-1], logits.argmax(-1) == labels
     if num_classes < 3:
-        return jnp.mean(logits.argmax(-1) == labels)
-    sigma = esjax.sigma.for_standardised(num_classes)
-    return esjax.exact.accuracy(jax.nn.standardize(logits), labels, sigma).mean()
+        return jnp.mean(is_right, dtype=jnp.float32)
+    logits = logits.astype(jnp.float32)
+    z = jax.nn.standardize(logits - logits.max(-1, keepdims=True))
+    finite = jnp.isfinite(z).all(-1)
+    sigma = _OF_LEAD * esjax.sigma.for_standardised(num_classes)
+    smoothed = esjax.exact.accuracy(jnp.where(finite[:, None], z, 0), labels, sigma)
+    return jnp.where(finite, smoothed, is_right).mean()
 
 
 def with_score(kept: Kept, epoch: int, score: Array) -> Kept:
@@ -88,6 +98,6 @@ def with_score(kept: Kept, epoch: int, score: Array) -> Kept:
         epoch: its number, from 1 on.
         score: of that mean on the held-out examples.
     """
-    if score < kept.best:
+    if not score >= kept.best:  # nor NaN
         return kept
     return Kept(kept.mean, jnp.int32(epoch), jnp.asarray(score, kept.best.dtype), kept.mean)

@@ -32,7 +32,8 @@ class Epoch(NamedTuple):
             else the newest.
         held_out_accuracy: share of the held-out labels, wrong ones included, that it gets right with them;
             None if nothing is held out.
-        held_out_score: their smoothed accuracy, by which weights are kept; None if nothing is held out.
+        held_out_score: that share, smoothed a little (`held_out.score`), by which weights are kept; None if
+            nothing is held out.
         kept: the epoch, this one or earlier, whose weights are kept so far; this one if nothing is held out.
         recall: for each class the share of its test examples that the network gets right; None
             for a class without any.

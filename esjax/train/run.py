@@ -99,10 +99,10 @@ def _init_key(seed: int) -> Any:
 def _choose_objective(
     config: TrainConfig, network: Network, data: Dataset
 ) -> tuple[TrainConfig, objectives.Objective]:
-    """Returns the objective, and the options with the σ that it uses, of which logits."""
-    config = dataclasses.replace(config, logits=_logits(config, data))
+    """Returns the objective, and the options with σ and the logits that it is of."""
     if config.objective in objectives.PLAIN:
         return config, objectives.PLAIN[config.objective]
+    config = dataclasses.replace(config, logits=_logits(config, data))
     if config.objective == "top-k" and config.k > data.num_classes:
         raise ValueError(f"k={config.k} is more than the {data.num_classes} classes of {data.name}; lower it")
     are_standardised = config.logits == "standardised"
