@@ -1304,6 +1304,13 @@ MUTATIONS = [
         "test_train_held_out.py",
     ),
     Mutation(
+        "a score that is as smooth of many examples as of few",
+        "train/held_out.py",
+        "min(_ERRORS / len(labels) ** 0.5, 1)",
+        "0.15",
+        "test_train_held_out.py",
+    ),
+    Mutation(
         "a score in the logits' own dtype",
         "train/held_out.py",
         "logits = logits.astype(jnp.float32)",

@@ -67,16 +67,21 @@ def test_figures_without_their_origin_and_of_files_that_are_gone_are_found(tmp_p
     figures = runpy.run_path(str(FIGURES))
     origin = "<!-- measured 2026-11-27 at 0123abc by `esjax train`, of gone.py -->"
     table = "| x | 0.31 ± 0.02 |"
-    page = (
-        f"# A\n\n{table}\n\n## B\n\n{table}\n\n{origin}\n\n## C\n\n```text\n{table}\n```\n\n| x | N >= 2 |\n"
-    )
+    parts = {
+        "A": table,
+        "B": f"{table}\n\n{origin}",
+        "C": f"```text\n{table}\n```\n\n| x | N >= 2 |",
+        "D": "<!-- measured yesterday -->",
+        "E": "| x | **4 ms** | y |",
+    }
+    page = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     (tmp_path / "README.md").write_text(page, "utf-8")
     monkeypatch.setitem(figures["main"].__globals__, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["figures"])
     assert figures["main"]() == 1
     printed = capsys.readouterr()
     assert printed.out == "README.md | B | 2026-11-27 | esjax train | 0123abc is not in this clone\n"
-    assert [line.split(":")[0] for line in printed.err.splitlines()] == ["README.md, A", "README.md, B"]
+    assert [line.split(":")[0][-1] for line in printed.err.splitlines()] == ["A", "B", "D", "E"]
 
 
 def _same(found, said):

@@ -98,14 +98,14 @@ def test_the_mean_weights_are_those_of_a_twentieth_of_the_epochs(num_epochs, win
 
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 def test_the_score_is_the_chance_that_noise_leaves_a_standardised_example_right(num_classes):
-    """By quadrature over the label's noise, 0.15 of the greatest lead; of two classes, right or wrong."""
+    """By quadrature over the label's noise; of two classes there is nothing but right and wrong."""
     generator = np.random.default_rng(num_classes)
-    logits, labels = 50 * generator.normal(size=(8, num_classes)), generator.integers(0, num_classes, 8)
+    logits, labels = 50 * generator.normal(size=(24, num_classes)), generator.integers(0, num_classes, 24)
     found = held_out.score(jnp.asarray(logits, jnp.float32), labels)
     if num_classes == 2:
         assert found == np.mean(logits.argmax(-1) == labels)
         return
-    u, sigma = np.linspace(-9, 9, 2001), 0.15 * num_classes / (num_classes - 1) ** 0.5
+    u, sigma = np.linspace(-9, 9, 2001), 3 / 24**0.5 * num_classes / (num_classes - 1) ** 0.5
     z = (logits - logits.mean(-1, keepdims=True)) / logits.std(-1, keepdims=True)
     leads = (np.take_along_axis(z, labels[:, None], 1) - z) / sigma
     beaten = stats.norm.cdf(u + leads[..., None])
