@@ -289,7 +289,7 @@ def test_the_study_of_defaults_trains_all_methods_and_its_table_is_of_rates_chos
         estimator="exact",
     )
     rows = list(defaults.trained(study))
-    assert [row.method for row in rows[:3]] == ["1", "2", "cross-entropy"] and len(rows) == 12
+    assert [row.method for row in rows[:3]] == ["1", "3.33333", "cross-entropy"] and len(rows) == 12
     cells = defaults._cells(rows)
     assert all(row.learning_rate == 3e-3 and row.test_accuracy > 0.7 for cell in cells for row in cell.rows)
     assert max(cell.points for cell in cells[:2]) == 0

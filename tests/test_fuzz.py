@@ -242,7 +242,9 @@ def _load_npz(path):
 
 
 CONFIG = json.dumps(vars(config.TrainConfig(data="/nowhere"))).encode()
-LINE = json.dumps(Epoch(1, 0.5, 0.5, 0.5, 0.5, 1, [0.5, None], 1.0, 2.0, [1.0, None], 0.1)._asdict()).encode()
+LINE = json.dumps(
+    Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.4, 1, [0.5, None], 1.0, 2.0, [1.0, None], 0.1)._asdict()
+).encode()
 
 
 def _read_config(path):

@@ -129,7 +129,9 @@ def test_diagnose_refuses_what_has_no_samples_of_single_examples(npz, tmp_path, 
 
 def test_the_summary_is_mean_and_standard_error_over_seeds():
     def epoch(number, test, seconds, recall=(1.0, 0.5), kept=1):
-        return Epoch(number, 0.0, test / 2, test, 0.5, kept, list(recall), 1.0, None, [1.0, 1.0], seconds)
+        return Epoch(
+            number, 0.0, test / 2, test, 0.5, 0.5, kept, list(recall), 1.0, None, [1.0, 1.0], seconds
+        )
 
     epochs = {
         "slow": [
