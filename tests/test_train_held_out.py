@@ -149,7 +149,7 @@ def test_of_three_classes_weights_are_kept_by_the_score_and_not_by_decisions():
     assert scores[best - 1] == pytest.approx(float(held_out.score(logits, found.held_labels)), abs=1e-6)
 
 
-def test_two_classes_are_trained_on_raw_logits(tmp_path):
+def test_two_classes_are_trained_on_raw_logits():
     """Standardised ones would have no gradient."""
     options = {"network": "mlp", "epochs": 8, "batch_size": 12, "num_samples": 8}
     _, epochs = _trained(options, data.hold_out(_data(), 0.1, seed=0))

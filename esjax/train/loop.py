@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from esjax.train import held_out
 from esjax.train import step as steps
@@ -132,7 +131,7 @@ def epochs(
                     epoch=epoch + 1,
                     loss=loss,
                     train_accuracy=train_accuracy,
-                    test_accuracy=_share_right(counts),
+                    test_accuracy=float(counts.trace() / counts.sum()),
                     held_out_accuracy=held_accuracy,
                     held_out_score=held_score,
                     kept=epoch + 1 if state.kept is None else int(state.kept.epoch),
@@ -167,10 +166,6 @@ def _judged(
     score = held_out.score(logits, data.held_labels)
     accuracy = float(np.mean(np.asarray(logits).argmax(-1) == data.held_labels))
     return state._replace(kept=held_out.with_score(kept, epoch, score)), accuracy, float(score)
-
-
-def _share_right(counts: NDArray[np.int64]) -> float:
-    return float(counts.trace() / counts.sum())
 
 
 def _epochs_done(state: State, data: Dataset, batch_size: int) -> int:
