@@ -1312,10 +1312,17 @@ MUTATIONS = [
     ),
     Mutation(
         "a score in the logits' own dtype",
-        "train/held_out.py",
-        "logits = logits.astype(jnp.float32)",
+        "train/objectives.py",
+        "logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))",
         "pass",
         "test_train_held_out.py",
+    ),
+    Mutation(
+        "an offset that costs standardised logits their precision",
+        "train/objectives.py",
+        "return jax.nn.standardize(logits - largest)",
+        "return jax.nn.standardize(logits)",
+        "test_tasks_noisy.py",
     ),
     Mutation(
         "mean weights over all epochs",

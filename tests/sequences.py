@@ -373,10 +373,17 @@ def recurrent(loss, impl, chosen, *, compiled):
 
 
 @cache
+def _new_program(kind, impl):
+    """Of a new object, traced once: at any key of that kind and at any point it is the same."""
+    del impl
+    return jax.jit(_gradient(new_loss(kind)))
+
+
+@cache
 def new_gradient(kind, impl, key=0, point=0):
     """Returns what `_gradient` does, in all inputs."""
     rest = POINTS[point]
-    return jax.jit(_gradient(new_loss(kind)))(get_key(impl, key), some(rest, KINDS[kind].inputs), rest)
+    return _new_program(kind, impl)(get_key(impl, key), some(rest, KINDS[kind].inputs), rest)
 
 
 @cache

@@ -5,6 +5,7 @@ from functools import partial
 from typing import get_args, get_type_hints
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,6 +91,17 @@ def test_standardised_logits_are_those_of_numpy_and_their_scale_does_not_matter(
     gradient = _gradient(objectives.standardised(EXACT), LOGITS)
     along, norms = (gradient * by_hand).sum(1), np.linalg.norm(gradient, axis=1)
     np.testing.assert_array_less(abs(along), 1e-3 * norms * 10**0.5)
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [("float32", 2.0**14), ("bfloat16", 16.0)])
+def test_an_offset_that_all_logits_share_costs_standardised_ones_no_precision(dtype, offset):
+    """Where logits with the offset are exact in their dtype."""
+    logits = (LOGITS * 8).round() / 8
+    shifted = jnp.asarray(logits + offset, dtype)
+    assert (np.asarray(shifted, np.float64) == logits + offset).all()
+    found, expected = (_gradient(objectives.standardised(EXACT), each) for each in (shifted, logits))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=1e-2, atol=1e-5)
 
 
 def test_confidently_wrong_examples_keep_a_gradient_only_where_logits_are_standardised():

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import esjax
+from esjax.train import objectives
 
 Array = jax.Array
 
@@ -83,8 +84,7 @@ def score(logits: Array, labels: Any) -> Array:
     num_classes, is_right = logits.shape[-1], logits.argmax(-1) == labels
     if num_classes < 3:
         return jnp.mean(is_right, dtype=jnp.float32)
-    logits = logits.astype(jnp.float32)
-    z = jax.nn.standardize(logits - logits.max(-1, keepdims=True))
+    z = objectives.standardize(logits)
     finite = jnp.isfinite(z).all(-1)
     sigma = min(_ERRORS / len(labels) ** 0.5, 1) * esjax.sigma.for_standardised(num_classes)
     smoothed = esjax.exact.accuracy(jnp.where(finite[:, None], z, 0), labels, sigma)

@@ -183,9 +183,23 @@ def of_batch_in_closed_form(metric: Callable[..., Array]) -> BatchObjective:
     return objective
 
 
+# --- of standardised logits --------------------------------------------------------------------------
+
+
+def standardize(logits: Array) -> Array:
+    """Returns logits (..., K) of K >= 3 classes, each example's less their mean and over their spread.
+
+    Computed in float32 or wider, after the largest is taken off: what all logits of an example have in common
+    costs no precision.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    return jax.nn.standardize(logits - largest)
+
+
 def seen(options: Options) -> Callable[[Array], Array]:
     """Returns what the options make of logits (..., K) before a metric sees them."""
-    return jax.nn.standardize if options.logits == "standardised" else lambda logits: logits
+    return standardize if options.logits == "standardised" else lambda logits: logits
 
 
 def standardised(objective: Objective) -> Objective:
@@ -197,7 +211,8 @@ def standardised(objective: Objective) -> Objective:
     but counts as constant in the gradient: here the gradient has no component along the scale.
 
     Args:
-        objective: of accuracy, top-k accuracy or another metric of nothing but the order of the logits.
+        objective: of accuracy, top-k accuracy or another metric of nothing but the order of the logits. It is
+            given float32, or what is wider.
 
     Raises:
         ValueError: when called, logits of two classes, which would be 1 and −1 whatever they were, without a
@@ -210,7 +225,7 @@ def standardised(objective: Objective) -> Objective:
                 f"logits has shape {logits.shape}, and two standardised ones are 1 and −1, without a "
                 "gradient; leave them as they are, with esjax.sigma.from_logits"
             )
-        return objective(key, jax.nn.standardize(logits), labels)
+        return objective(key, standardize(logits), labels)
 
     return of_standardised
 
