@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from esjax import diagnostics
 from esjax.diagnostics import Report
 from esjax.train import objectives, tables
 from esjax.train.checks import require_at_least
+from esjax.train.plot import new_figure
 from esjax.train.run import Run
 
 _AT_ONCE = 256
@@ -100,7 +100,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def plot(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draws accuracy and signal-to-noise of each class."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     accuracy, noise = figure.subplots(2, 1, sharex=True)
     names = [row.name for row in rows]
     accuracy.bar(names, [row.accuracy for row in rows], color="tab:gray")

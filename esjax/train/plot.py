@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from esjax.train import loop
@@ -18,9 +16,19 @@ _ANNOTATED_CLASSES = 20
 """Up to this many classes, each cell of the confusion matrix shows its count."""
 
 
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure of that size in inches.
+
+    Matplotlib is imported here, where there is something to draw: a command that draws nothing starts sooner.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def training(path: Path, epochs: Sequence[Epoch], title: str) -> None:
     """Draws accuracy, objective, recall of each class and signal-to-noise of one run, against epochs."""
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    figure = new_figure(9, 6.4)
     (accuracy, loss), (recall, noise) = figure.subplots(2, 2)
     numbers = [epoch.epoch for epoch in epochs]
     test, kept = [epoch.test_accuracy for epoch in epochs], loop.kept(epochs)
@@ -53,7 +61,7 @@ def confusion(path: Path, counts: NDArray[np.int64], title: str) -> None:
     """Draws a confusion matrix (K, K), label by predicted class, coloured by share of the label."""
     num_classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    figure = new_figure(6, 5.4)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if num_classes <= _ANNOTATED_CLASSES:
@@ -69,7 +77,7 @@ def confusion(path: Path, counts: NDArray[np.int64], title: str) -> None:
 
 def comparison(path: Path, runs: Mapping[str, Sequence[Sequence[Epoch]]], title: str) -> None:
     """Draws test accuracy of several objectives against epochs: each seed thin, their mean thick."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     for number, (name, seeds) in enumerate(runs.items()):
         curves = np.array([[epoch.test_accuracy for epoch in epochs] for epochs in seeds])
@@ -90,7 +98,7 @@ def learning(path: Path, rows: Sequence[Mapping[str, Any]], target: float, title
         target: the mean return at which training ends, drawn where it is finite.
         title: of the picture.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     axes.plot(
         [row["episodes"] for row in rows],
@@ -114,7 +122,7 @@ def learning(path: Path, rows: Sequence[Mapping[str, Any]], target: float, title
     figure.savefig(path, dpi=_DPI)
 
 
-def _label_accuracy(axes: Axes, name: str) -> None:
+def _label_accuracy(axes: Any, name: str) -> None:
     axes.set(xlabel="epoch", ylabel=name)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(alpha=0.3)

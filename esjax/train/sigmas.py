@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from esjax.diagnostics import Report
 from esjax.train import diagnosis, run, tables
 from esjax.train.config import SigmaConfig
+from esjax.train.plot import new_figure
 from esjax.train.run import Run
 
 CURVES = "sigma.png"
@@ -110,7 +109,7 @@ def write(path: Path, rows: Sequence[Row], title: str) -> None:
         OSError: it cannot be written to.
     """
     (path / TABLE).write_text(f"{title}\n\n{markdown(rows)}", "utf-8")
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    figure = new_figure(6.4, 5)
     met, noise = figure.subplots(2, 1, sharex=True)
     sigmas = [row.sigma for row in rows]
     met.plot(sigmas, [row.fitted for row in rows], marker="o", label="training labels")
