@@ -245,38 +245,51 @@ def test_top_one_of_many_is_the_argmax():
     np.testing.assert_allclose(exact.top_k_probs(logits, 8, 1.0).sum(-1), 8, rtol=1e-5)
 
 
+def _probs_and_slopes(logits, noise):
+    """P(c wins) (K,), and ∂P(c wins) / ∂logits (K, K), in float64."""
+    if noise is GUMBEL:
+        probs = special.softmax(logits)
+        return probs, np.diag(probs) - np.outer(probs, probs)
+    of_each = [_oracle(logits, label) for label in range(logits.size)]
+    return tuple(np.array(each) for each in zip(*of_each, strict=True))
+
+
 def test_masked_classes_have_no_probability_and_no_gradient():
     logits = np.float32([0.2, -np.inf, 1.0, -np.inf, 0.7])
     kept = np.array([0, 2, 4])
-    functions = [partial(exact.argmax_probs, noise=noise) for noise in (NORMAL, GUMBEL)]
-    functions += [lambda x, s: exact.top_k_probs(x, 2, s)]
-    functions += [
-        lambda x, s, noise=noise: exact.accuracy(
-            jnp.broadcast_to(x, (x.size, x.size)), jnp.arange(x.size), s, noise=noise
+    few = logits[kept].astype(np.float64)
+    of_argmax = {noise: _probs_and_slopes(few, noise) for noise in (NORMAL, GUMBEL)}
+    last, slopes_of_last = _probs_and_slopes(-few, NORMAL)  # the two best of three are all but the last
+    cases = [(partial(exact.argmax_probs, noise=noise), truth) for noise, truth in of_argmax.items()]
+    cases += [(lambda x, s: exact.top_k_probs(x, 2, s), (1 - last, slopes_of_last))]
+    cases += [
+        (
+            lambda x, s, noise=noise: exact.accuracy(
+                jnp.broadcast_to(x, (x.size, x.size)), jnp.arange(x.size), s, noise=noise
+            ),
+            truth,
         )
-        for noise in (NORMAL, GUMBEL)
+        for noise, truth in of_argmax.items()
     ]
     weights = np.arange(1, 6, dtype=np.float32)
 
     @jax.jit
-    def all_of_them(x, s, w):
+    def all_of_them(x, s):
         def weighed(f):
             def function(x, s):
                 probs = f(x, s)
-                return probs @ w, probs
+                return probs @ weights, probs
 
             return function
 
-        return [jax.value_and_grad(weighed(f), (0, 1), has_aux=True)(x, s) for f in functions]
+        return [jax.value_and_grad(weighed(f), (0, 1), has_aux=True)(x, s) for f, _ in cases]
 
-    found = jax.device_get(all_of_them(logits, 1.0, weights))
-    fewer = jax.device_get(all_of_them(logits[kept], 1.0, weights[kept]))
-    for ((value, probs), (gradient, in_sigma)), ((less, _), (of_kept, in_sigma_of_kept)) in zip(
-        found, fewer, strict=True
-    ):
-        np.testing.assert_allclose(value, less, rtol=1e-5)
-        np.testing.assert_allclose(gradient[kept], of_kept, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(in_sigma, in_sigma_of_kept, rtol=1e-4, atol=1e-6)
+    found = jax.device_get(all_of_them(logits, 1.0))
+    for ((value, probs), (gradient, in_sigma)), (_, (of_kept, slopes)) in zip(found, cases, strict=True):
+        in_kept = weights[kept] @ slopes
+        np.testing.assert_allclose(value, weights[kept] @ of_kept, rtol=1e-5)
+        np.testing.assert_allclose(gradient[kept], in_kept, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(in_sigma, -few @ in_kept, rtol=1e-4, atol=1e-6)  # of degree 0 in both
         assert (probs[[1, 3]] == 0).all() and (gradient[[1, 3]] == 0).all()
 
 
@@ -433,20 +446,20 @@ def test_leading_axes_vmap_and_chunks_are_a_loop(monkeypatch):
     both = jax.jit(jax.value_and_grad(exact.accuracy, (0, 2)))
     each = jax.device_get([both(*one) for one in zip(logits, labels, sigmas, strict=True)])
     mapped = jax.jit(jax.vmap(both))(logits, labels, sigmas)
-    for block in (2**18, 1):
+    loop = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    for found, of_loop in zip(mapped[1], loop[1], strict=True):
+        np.testing.assert_allclose(found, of_loop, rtol=1e-4, atol=1e-7)
+    for block, few in ((2**18, 6), (1, 4)):  # as many as have not been traced with other blocks
         monkeypatch.setattr(esjax.exact._batches, "BLOCK_FLOATS", block)
-        together = jax.jit(jax.value_and_grad(lambda x, s: exact.accuracy(x, labels, s).sum(), (0, 1)))
-        value, gradients = together(logits, sigmas)
-        np.testing.assert_allclose(value, sum(v for v, _ in each), rtol=1e-6)
-        for found, like, loop in zip(
-            gradients, mapped[1], zip(*(g for _, g in each), strict=True), strict=True
-        ):
-            np.testing.assert_allclose(found, np.stack(loop), rtol=1e-4, atol=1e-7)
-            np.testing.assert_allclose(like, np.stack(loop), rtol=1e-4, atol=1e-7)
-        probs = np.asarray(exact.argmax_probs(logits.reshape(2, 3, 30), sigmas.reshape(2, 3)))
-        np.testing.assert_allclose(
-            probs.reshape(6, 30)[np.arange(6), labels], [v for v, _ in each], rtol=1e-5
-        )
+        x, y, s = logits[:few], labels[:few], sigmas[:few]
+        values, gradients = jax.tree.map(lambda leaf, few=few: leaf[:few], loop)
+        together = jax.jit(jax.value_and_grad(lambda x, s, y=y: exact.accuracy(x, y, s).sum(), (0, 1)))
+        value, found = together(x, s)
+        np.testing.assert_allclose(value, values.sum(), rtol=1e-6)
+        for of_all, of_loop in zip(found, gradients, strict=True):
+            np.testing.assert_allclose(of_all, of_loop, rtol=1e-4, atol=1e-7)
+        probs = np.asarray(exact.argmax_probs(x.reshape(2, -1, 30), s.reshape(2, -1)))
+        np.testing.assert_allclose(probs.reshape(few, 30)[np.arange(few), y], values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("vmapped", [False, True])
