@@ -1,6 +1,6 @@
 """Run by test_placed.py, with two devices: prints what `jax.shard_map` and meshes of explicit axes change.
 
-python placed.py shard_map|explicit
+python placed.py
 
 For each program: its largest error beside one device's, or the exception; and collectives of compiled ones.
 """
@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import re
-import sys
 
 gc.disable()  # it looks through all that JAX keeps, again and again
 given = os.environ.get("XLA_FLAGS", "")
@@ -174,14 +173,14 @@ def on_explicit_axes():
     return results | {"set_mesh": {name: attempt(lambda name=name: run(name)) for name in PROGRAMS}}
 
 
-if sys.argv[1] == "shard_map":
-    results = {
+def inside_shard_map():
+    return {
         f"{name}, of each device {what}": attempt(
             lambda name=name, what=what: in_shard_map(name, what.split())
         )
         for name in ESTIMATORS
         for what in PATTERNS.get(name, ("key", "x", "key x w"))
     }
-else:
-    results = on_explicit_axes()
-print(json.dumps(results))
+
+
+print(json.dumps({"shard_map": inside_shard_map()} | on_explicit_axes()))  # whose `set_mesh` comes last

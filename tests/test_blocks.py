@@ -228,32 +228,46 @@ def test_dice_is_the_f1_of_pixels():
 
 
 def _random_list(seed, num_values=1000):
-    rng, n = np.random.default_rng(seed), (2, 3, 7, 14)[seed % 4]  # few lengths, for few programs
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 15))
     scores = rng.choice(num_values, n, replace=num_values < n).astype(np.float32)
     return scores, rng.integers(0, 4, n) * (rng.random(n) < 0.6)
 
 
 @cache
-def _compiled(metric, topn):
-    return jax.jit(partial(metric, topn=topn))
+def _compiled(metric, **options):
+    return jax.jit(partial(metric, **options))
+
+
+def _padded(scores, relevance, which=None):
+    """A list of 14 items, and which of them count: one program serves all lengths."""
+    which = np.ones(scores.size, bool) if which is None else which
+    more = (0, 14 - scores.size)
+    return [np.pad(array, more, constant_values=1) for array in (scores, relevance)], np.pad(which, more)
+
+
+def _of_list(seed, block, scores, relevance, which=None, **options):
+    """Returns the block of every sixth list as it is, and of the others padded."""
+    if seed % 6 == 0:
+        return block(scores, relevance, mask=which, **options)
+    arrays, which = _padded(scores, relevance, which)
+    return _compiled(block, **options)(*arrays, mask=which)
 
 
 def _of_rax(metric, scores, gains, which=None, topn=None):
-    """Returns a metric of rax, of a list that is padded, so that one program serves all lengths."""
-    which, size = np.ones(scores.size, bool) if which is None else which, 14
-    arrays = [np.pad(array, (0, size - array.size)) for array in (scores, gains.astype(np.float32), which)]
+    arrays, which = _padded(scores, gains.astype(np.float32), which)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return _compiled(metric, topn)(arrays[0], arrays[1], where=arrays[2])
+        return _compiled(metric, topn=topn)(*arrays, where=which)
 
 
 @pytest.mark.parametrize("k", [None, 1, 3, 50])
 def test_ndcg_is_raxs_and_scikit_learns(k):
     for seed in range(12):
         scores, relevance = _random_list(seed)
-        found = esjax.blocks.ndcg(scores, relevance, k=k)
+        found = _of_list(seed, esjax.blocks.ndcg, scores, relevance, k=k)
         wanted = _of_rax(rax.ndcg_metric, scores, relevance, topn=k)
         np.testing.assert_allclose(found, wanted, rtol=2e-6)
-        found = esjax.blocks.ndcg(scores, relevance, k=k, gain="linear")
+        found = _of_list(seed, esjax.blocks.ndcg, scores, relevance, k=k, gain="linear")
         np.testing.assert_allclose(found, metrics.ndcg_score([relevance], [scores], k=k), rtol=2e-6)
 
 
@@ -277,7 +291,8 @@ def test_precision_and_recall_at_k_are_raxs(k):
         ):
             wanted = _of_rax(theirs, scores, relevance > 0, which, k)
             if scores.size >= k:
-                np.testing.assert_allclose(block(scores, relevance, k=k, mask=which), wanted, rtol=1e-6)
+                found = _of_list(seed, block, scores, relevance, which, k=k)
+                np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_precision_of_fewer_than_k_items_is_over_k():
@@ -291,7 +306,7 @@ def test_precision_of_fewer_than_k_items_is_over_k():
 def test_reciprocal_rank_is_raxs():
     for seed in range(12):
         scores, relevance = _random_list(seed)
-        found = esjax.blocks.reciprocal_rank(scores, relevance)
+        found = _of_list(seed, esjax.blocks.reciprocal_rank, scores, relevance)
         wanted = _of_rax(rax.mrr_metric, scores, relevance > 0)
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
@@ -301,8 +316,9 @@ def test_reciprocal_rank_is_raxs():
 def test_average_precision_is_scikit_learns(num_values):
     for seed in range(12):
         scores, relevance = _random_list(seed, num_values)
+        found = _of_list(seed, esjax.blocks.average_precision, scores, relevance)
         wanted = metrics.average_precision_score(relevance > 0, scores)
-        np.testing.assert_allclose(esjax.blocks.average_precision(scores, relevance), wanted, rtol=1e-6)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_values", [1000, 4])
@@ -584,16 +600,21 @@ OF_LISTS = {
 
 @pytest.mark.parametrize("name", OF_LISTS)
 def test_what_a_mask_hides_changes_nothing(name):
+    """Against what counts alone, 7 of 12; and of any number, in front of other items that are hidden."""
     block, num_arguments = OF_LISTS[name]
-    for seed in range(5):
+    compiled = jax.jit(block)
+    for seed in range(10):
         rng = np.random.default_rng(seed)
-        arrays = rng.integers(0, 3, (num_arguments, 12))
-        mask = rng.permutation(12) < 7  # as many in each, for one program
-        kept = block(*(jnp.asarray(array[mask]) for array in arrays), mask=np.ones(mask.sum(), bool))
-        hidden = jax.jit(block)(*map(jnp.asarray, arrays), mask=mask)
-        np.testing.assert_allclose(hidden, kept, rtol=1e-6, atol=1e-7)
-    nothing = block(*map(jnp.asarray, arrays), mask=np.zeros(12, bool))
-    assert nothing == (0.5 if name in ("concordance", "auc") else 0)
+        arrays, others = rng.integers(0, 3, (2, num_arguments, 12))
+        mask = rng.permutation(12) < (7 if seed < 5 else rng.integers(1, 12))
+        hidden = compiled(*arrays, mask=mask)
+        if seed < 5:
+            kept = block(*(jnp.asarray(array[mask]) for array in arrays), mask=np.ones(7, bool))
+            np.testing.assert_allclose(hidden, kept, rtol=1e-6, atol=1e-7)
+        order = np.argsort(~mask, kind="stable")
+        in_front = compiled(*np.where(mask, arrays, others)[:, order], mask=mask[order])
+        np.testing.assert_allclose(hidden, in_front, rtol=1e-6, atol=1e-7)
+    assert compiled(*arrays, mask=np.zeros(12, bool)) == (0.5 if name in ("concordance", "auc") else 0)
 
 
 @pytest.mark.parametrize("name", OF_LISTS)

@@ -19,7 +19,6 @@ from scipy import sparse
 
 import esjax
 from esjax import credit
-from esjax.benchmarks import problems
 from esjax.smoothing import _credit
 
 DIM = 6
@@ -152,15 +151,16 @@ def _first(loss, points):
     return jax.value_and_grad(loss, (0, 1, 2))(*points)
 
 
-def _second(loss, points):
-    """The Hessian in x, σ and args times a direction, by `jax.grad` of `jax.grad`."""
+def _both(loss, points):
+    """The same, and the Hessian in x, σ and args times a direction, by `jax.grad` of `jax.grad`."""
     directions = _ones_like(points)
 
     def along(*points):
-        gradients = jax.grad(loss, (0, 1, 2))(*points)
-        return sum(jnp.vdot(g, d) for g, d in zip(gradients, directions, strict=True))
+        value, gradients = _first(loss, points)
+        slope = sum(jnp.vdot(g, d) for g, d in zip(gradients, directions, strict=True))
+        return slope, (value, gradients)
 
-    return jax.grad(along, (0, 1, 2))(*points)
+    return jax.grad(along, (0, 1, 2), has_aux=True)(*points)
 
 
 def _draws(function, num_keys=4000):
@@ -182,11 +182,11 @@ def _quietly(function, *args):
         return function(*args)
 
 
-def _assert_unbiased(name, transforms, points, num_keys=4000, **options):
+def _assert_unbiased(name, transform, points, num_keys=4000, **options):
     loss, exact = _estimated_loss(_smooth(name, **options)), _exact_loss(name)
 
     def derivatives(loss):
-        return [transform(loss, each) for transform in transforms for each in points]
+        return [transform(loss, each) for each in points]
 
     draws = _quietly(_draws, lambda key: derivatives(loss(key)), num_keys)
     _assert_mean(draws, jax.jit(lambda: derivatives(exact))())
@@ -198,14 +198,17 @@ BOTH_SIGMAS = [(X, jnp.float32(SIGMA), W), (X, SCALES, W)]
 # --- unbiased ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+WITH_HESSIANS = ["median", "two", "args", "rewards"]
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name not in WITH_HESSIANS])
 def test_value_and_gradients_in_x_and_sigma_and_args(name):
-    _assert_unbiased(name, [_first], BOTH_SIGMAS)
+    _assert_unbiased(name, _first, BOTH_SIGMAS)
 
 
-@pytest.mark.parametrize("name", ["median", "two", "args", "rewards"])
-def test_hessian_products(name):
-    _assert_unbiased(name, [_second], BOTH_SIGMAS, 8000)
+@pytest.mark.parametrize("name", WITH_HESSIANS)
+def test_value_and_gradients_and_hessian_products(name):
+    _assert_unbiased(name, _both, BOTH_SIGMAS, 8000)
 
 
 def test_hessians():
@@ -222,14 +225,14 @@ def test_hessians():
 @pytest.mark.parametrize("sampler", ["antithetic", "orthogonal", "sobol"])
 def test_samplers(name, sampler):
     drawn = getattr(esjax.samplers, sampler)
-    _assert_unbiased(name, [_first, _second], BOTH_SIGMAS[1:], 3000, num_samples=24, sampler=drawn)
+    _assert_unbiased(name, _both, BOTH_SIGMAS[1:], 3000, num_samples=24, sampler=drawn)
 
 
 @pytest.mark.parametrize("name", ["args", "two"])
 @pytest.mark.parametrize("baseline", ["at_input", "none"])
 def test_baselines(name, baseline):
     chosen = getattr(esjax.baselines, baseline)
-    _assert_unbiased(name, [_first, _second], BOTH_SIGMAS[1:], baseline=chosen)
+    _assert_unbiased(name, _both, BOTH_SIGMAS[1:], baseline=chosen)
 
 
 def test_a_control_variate():
@@ -271,11 +274,11 @@ def test_discarded_samples(chosen):
         directions = jnp.append(SLOPES[:-1], 0.0)
 
         def along(x, w):
-            return jax.grad(loss)(x, w) @ directions
+            value, (in_x, in_w) = jax.value_and_grad(loss, (0, 1))(x, w)
+            return in_x @ directions, (value, in_x[:-1], in_w[:-1])
 
-        value, (in_x, in_w) = jax.value_and_grad(loss, (0, 1))(X, W)
-        second, mixed = jax.grad(along, (0, 1))(X, W)
-        return value, in_x[:-1], in_w[:-1], second[:-1], mixed[:-1]
+        (second, mixed), first = jax.grad(along, (0, 1), has_aux=True)(X, W)
+        return *first, second[:-1], mixed[:-1]
 
     draws = _draws(lambda key: of(lambda x, w: loss(x, w, key)), 8000)
     _assert_mean(draws, jax.jit(lambda: of(exact))())
@@ -314,12 +317,11 @@ def test_gradient_and_hessian_are_the_sums_over_what_reads(name, baseline):
     read_both = np.einsum("nt,ti,tj->nij", weighted, reads * 1.0, reads * 1.0)
     hessian = (read_both * squares).sum(0) / (num_samples * SIGMA**2)
 
-    @jax.jit
-    def both_orders(x, sigma):
-        first = jax.grad(lambda x, sigma: smoothed(key, x, W, sigma=sigma), (0, 1))(x, sigma)
-        return first, jax.hessian(smoothed, 1)(key, x, W)
+    def first(x, sigma):
+        found = jax.grad(lambda x, sigma: smoothed(key, x, W, sigma=sigma), (0, 1))(x, sigma)
+        return found[0], found
 
-    found, found_hessian = both_orders(X, SIGMA)
+    found_hessian, found = jax.jit(jax.jacfwd(first, has_aux=True))(X, SIGMA)
     np.testing.assert_allclose(found[0], gradient, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[1], in_sigma, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found_hessian, hessian, rtol=1e-4, atol=2e-5)
@@ -329,7 +331,7 @@ def test_samples_are_discarded_by_their_values_and_not_by_their_terms():
     """Counts above 3 are left out, though no term is above 1; against a loop in NumPy over those kept."""
     key, num_samples = jax.random.PRNGKey(4), 40
     smoothed = _smooth("count", num_samples, discard=lambda values: values > 3.5)
-    value, gradient = jax.value_and_grad(smoothed, 1)(key, X, W)
+    value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(key, X, W)
     eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, DIM))[0] for n in range(num_samples)])
     terms = (np.asarray(X) + SIGMA * eps > 0).astype(np.float64)
     kept = terms.sum(1) <= 3
@@ -364,11 +366,14 @@ def test_a_report_tells_the_pairs_kept_and_weighs_terms_with_their_slopes():
         return _step(x) @ jnp.array([1e-3, 1.0])
 
     x, options = jnp.array([0.0, 3.0]), {"sigma": 1.0, "num_samples": 4096, "baseline": esjax.baselines.none}
-    _, report = esjax.smooth(block, **options).with_info(jax.random.key(0), x)
-    _, alone = esjax.smooth(lambda x: _step(x[1]), **options).with_info(jax.random.key(0), x)
+
+    def report_of(block, **more):
+        return jax.jit(esjax.smooth(block, **options, **more).with_info)(jax.random.key(0), x)[1]
+
+    report, alone = report_of(block), report_of(lambda x: _step(x[1]))
     assert report.share_credited == 0.5 and "credited  50.00%" in str(report)
     np.testing.assert_allclose(report.effective_samples, alone.effective_samples, rtol=1e-3)
-    _, without = esjax.smooth(block, credit=credit.none, **options).with_info(jax.random.key(0), x)
+    without = report_of(block, credit=credit.none)
     assert without.share_credited == 1 and "credited" not in str(without)
 
 
@@ -424,8 +429,8 @@ def test_a_division_that_a_mask_guards_has_no_slopes_of_1_over_0():
     smoothed = esjax.smooth(
         lambda x, w: jnp.where(w > 0, jnp.round(x) / w, 0.0).sum(), sigma=SIGMA, num_samples=64
     )
-    found = jax.grad(lambda x, s: smoothed(jax.random.key(0), x, w, sigma=s), (0, 1))(X, SIGMA)
-    assert jnp.isfinite(found[0]).all() and jnp.isfinite(found[1])
+    found = jax.jit(jax.grad(lambda x, s: smoothed(jax.random.key(0), x, w, sigma=s), (0, 1)))(X, SIGMA)
+    assert np.isfinite(found[0]).all() and np.isfinite(found[1])
     np.testing.assert_array_equal(found[0][::3], 0)
 
 
@@ -441,25 +446,29 @@ def test_ranks_are_of_values_and_not_of_terms(name):
     """The terms of a sum have ranks of their own, which are not those of the value: there is no peeling."""
     key, ranks = jax.random.PRNGKey(4), esjax.baselines.centered_rank
     given, without = (_smooth(name, 32, baseline=ranks, credit=each) for each in (credit.auto, credit.none))
-    found, plain = (jax.jacrev(each, 1)(key, X, W) for each in (given, without))
+    found, plain = (np.asarray(jax.jit(jax.jacrev(each, 1))(key, X, W)) for each in (given, without))
     if name == "vector":  # each value has its own ranks, and credit
-        assert np.all(np.asarray(found)[~np.eye(DIM, dtype=bool)] == 0)
-        found, plain = jnp.diag(found), jnp.diag(plain)
+        assert np.all(found[~np.eye(DIM, dtype=bool)] == 0)
+        found, plain = np.diag(found), np.diag(plain)
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [100, 1000])
 def test_the_error_does_not_grow_with_the_length_of_x(dim):
     """Relative squared error of the gradient of a threshold count, N = 256."""
-    problem = problems.threshold_count(dim)
+    x = jax.random.normal(jax.random.key(dim), (dim,))
 
     def error(chosen, num_repeats):
         smoothed = esjax.smooth(
-            problem.fun, sigma=0.5, num_samples=256, credit=chosen, sampler=esjax.samplers.iid
+            lambda x: jnp.mean(_step(x)),
+            sigma=0.5,
+            num_samples=256,
+            credit=chosen,
+            sampler=esjax.samplers.iid,
         )
-        exact = np.asarray(norm.pdf(problem.x / 0.5) / 0.5) / dim
+        exact = np.asarray(norm.pdf(x / 0.5) / 0.5) / dim
         keys = jax.random.split(jax.random.PRNGKey(0), num_repeats)
-        found = jax.lax.map(jax.jit(lambda key: jax.grad(smoothed, 1)(key, problem.x)), keys)
+        found = jax.jit(lambda keys: jax.lax.map(lambda key: jax.grad(smoothed, 1)(key, x), keys))(keys)
         return ((np.asarray(found) - exact) ** 2).sum(1).mean() / (exact**2).sum()
 
     with_credit, without = error(credit.auto, 30), error(credit.none, 10)
@@ -501,7 +510,7 @@ def test_derivatives_outside_of_jit_with_sharding():
 
 _ON_TWO = """
 import json, os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
@@ -521,8 +530,8 @@ def test_two_devices_change_nothing():
         [sys.executable, "-c", _ON_TWO, folder], capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    alone = jax.tree.leaves([_all_gradients(_smooth(name, 24)) for name in ("args", "two")])
-    for found, wanted in zip(json.loads(run.stdout.splitlines()[-1]), alone, strict=True):
+    alone = jax.jit(lambda: [_all_gradients(_smooth(name, 24)) for name in ("args", "two")])()
+    for found, wanted in zip(json.loads(run.stdout.splitlines()[-1]), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(found, np.ravel(wanted), rtol=1e-4, atol=1e-5)
 
 
@@ -535,9 +544,9 @@ def test_vmap_and_scan_are_loops(name):
         return _all_gradients(smoothed, key, x)
 
     rows = [jax.jit(one)(key, x) for key, x in zip(keys, xs, strict=True)]
-    loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-    _assert_close(jax.vmap(one)(keys, xs), loop)
-    _assert_close(jax.lax.scan(lambda carry, each: (carry, one(*each)), 0, (keys, xs))[1], loop)
+    loop = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    _assert_close(jax.jit(jax.vmap(one))(keys, xs), loop)
+    _assert_close(jax.jit(lambda *each: jax.lax.map(lambda each: one(*each), each))(keys, xs), loop)
 
 
 @pytest.mark.parametrize(
@@ -547,8 +556,7 @@ def test_predicted_errors_are_those_of_repeated_gradients(name, sampler):
     smoothed = _smooth(name, 64, sampler=getattr(esjax.samplers, sampler))
 
     def one(key):
-        report = smoothed.with_info(key, X, W)[1]
-        gradient = jax.jacrev(lambda x: smoothed(key, x, W))(X)
+        gradient, report = jax.jacrev(smoothed.with_info, 1, has_aux=True)(key, X, W)
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient)]), report
 
     gradients, reports = _draws(one, 1000)
@@ -562,8 +570,8 @@ def test_a_gradient_through_with_info_is_that_of_the_call():
     key = jax.random.PRNGKey(2)
     for name in ("args", "count"):
         smoothed = _smooth(name, 16)
-        info = jax.grad(smoothed.with_info, 1, has_aux=True)(key, X, W)[0]
-        _assert_close(info, jax.grad(smoothed, 1)(key, X, W))
+        info, _ = jax.jit(jax.grad(smoothed.with_info, 1, has_aux=True))(key, X, W)
+        _assert_close(info, jax.jit(jax.grad(smoothed, 1))(key, X, W))
 
 
 def test_coordinates_that_are_infinite_have_no_gradient_and_take_none_away():
@@ -573,11 +581,11 @@ def test_coordinates_that_are_infinite_have_no_gradient_and_take_none_away():
     @jax.jit
     def derivatives(x, sigma):
         in_sigma = jax.grad(lambda sigma: smoothed(key, x, sigma=sigma))(sigma)
-        return jax.grad(smoothed, 1)(key, x), in_sigma, jax.hessian(smoothed, 1)(key, x)
+        report = smoothed.with_info(key, x)[1]
+        return jax.grad(smoothed, 1)(key, x), in_sigma, jax.hessian(smoothed, 1)(key, x), report
 
-    found, in_sigma, hessian = derivatives(x, SIGMA)
+    found, in_sigma, hessian, report = derivatives(x, SIGMA)
     assert np.all(found[-2:] == 0) and np.all(found[:-2] > 0)
-    _, report = smoothed.with_info(key, x)
     assert np.isfinite(in_sigma) and np.isfinite(hessian).all() and np.all(hessian[-2:] == 0)
     np.testing.assert_allclose(report.gradient_norm, jnp.linalg.norm(found), rtol=1e-5)
 
@@ -591,10 +599,11 @@ def test_trees_are_read_leaf_after_leaf(dtype):
         lambda x: (jnp.sum(x["b"] > 0, dtype=jnp.float32), jnp.where(x["a"] > 0, 1.0, 0.0)),
         sigma=SIGMA,
         num_samples=256,
+        sampler=esjax.samplers.iid,
         credit=credit.auto,
     )
-    of_b, of_a = jax.jacrev(smoothed, 1)(key, tree)
-    assert np.all(of_b["a"].astype(jnp.float32) == 0) and np.all(of_a["b"].astype(jnp.float32) == 0)
+    of_b, of_a = jax.jit(jax.jacrev(smoothed, 1))(key, tree)
+    assert not np.any(np.asarray(of_b["a"])) and not np.any(np.asarray(of_a["b"]))
     own = np.asarray(of_a["a"], np.float32).reshape(4, 4)
     assert np.all(own[~np.eye(4, dtype=bool)] == 0)
     assert {leaf.dtype for leaf in jax.tree.leaves((of_a, of_b))} == {jnp.dtype(dtype)}
@@ -607,7 +616,7 @@ def test_in_float64():
     with jax.enable_x64():
         key, x, w = jax.random.PRNGKey(2), np.asarray(X, np.float64), np.asarray(W, np.float64)
         smoothed = _smooth("median", 32, sigma=0.5)
-        found = jax.grad(smoothed, (1, 2))(key, x, w)
+        found = jax.jit(jax.grad(smoothed, (1, 2)))(key, x, w)
         assert all(leaf.dtype == jnp.float64 for leaf in found)
         eps = np.stack([jax.random.normal(jax.random.fold_in(key, n), (1, DIM))[0] for n in range(32)])
         terms, slopes, reads = _terms_by_hand("median", x + 0.5 * eps, w)
@@ -620,7 +629,8 @@ def test_declared_credit_of_a_program_on_the_host():
     key, on_host = jax.random.PRNGKey(2), esjax.host.wrap(lambda x: np.rint(4 * x), jnp.zeros(DIM))
     options = {"sigma": SIGMA, "num_samples": 16, "credit": credit.declared(credit.elementwise)}
     found, traced = (
-        jax.jacrev(esjax.smooth(f, **options), 1)(key, X) for f in (on_host, lambda x: jnp.rint(4 * x))
+        jax.jit(jax.jacrev(esjax.smooth(f, **options), 1))(key, X)
+        for f in (on_host, lambda x: jnp.rint(4 * x))
     )
     np.testing.assert_allclose(found, traced, rtol=1e-6)
     assert np.all(np.asarray(found)[~np.eye(DIM, dtype=bool)] == 0) and np.all(np.diag(found) != 0)
@@ -711,7 +721,9 @@ def test_a_missing_pair_makes_the_gradient_wrong_and_a_spare_one_does_not():
         chosen = credit.declared(reads)
         return _draws(lambda key: _loss(jax.jacrev(_smooth("pairs", credit=chosen), 1)(key, X, W)[:, 0]))
 
-    exact = float(_loss(jax.jacrev(lambda x: BLOCKS["pairs"][2](norm.cdf(x / SIGMA), W))(X)[:, 0]))
+    exact = jax.jit(
+        lambda: _loss(jax.jacrev(lambda x: BLOCKS["pairs"][2](norm.cdf(x / SIGMA), W))(X)[:, 0])
+    )()
     right = credit.blocks(2)(3, DIM).toarray()
     more, less = right | (np.arange(DIM) == 0), right & (np.arange(DIM) != 0)
     _assert_mean(draws(more), exact)
@@ -787,7 +799,7 @@ def test_traced_warns_where_everything_reads_everything_and_says_what_it_does_no
 def test_auto_says_nothing_and_is_without_credit_where_it_does_not_pay(block):
     key = jax.random.PRNGKey(0)
     found, plain = (
-        jax.jacrev(esjax.smooth(block, sigma=1.0, num_samples=8, credit=each), 1)(key, X)
+        jax.jit(jax.jacrev(esjax.smooth(block, sigma=1.0, num_samples=8, credit=each), 1))(key, X)
         for each in (credit.auto, credit.none)
     )
     np.testing.assert_allclose(found, plain, rtol=1e-6)
@@ -809,7 +821,7 @@ def test_a_declared_pattern_without_gaps(num_values):
             credit=chosen,
         )
         key = jax.random.PRNGKey(0)
-        return jax.grad(lambda x, sigma: smoothed(key, x, sigma=sigma).sum(), (0, 1))(X, SIGMA)
+        return jax.jit(jax.grad(lambda x, sigma: smoothed(key, x, sigma=sigma).sum(), (0, 1)))(X, SIGMA)
 
     _assert_close(gradients(full), gradients(credit.none))
 
@@ -825,7 +837,8 @@ def test_terms_that_a_mask_among_args_leaves_out(last):
     mask = jnp.array([True, True, False, False])
     for chosen in (credit.none, credit.auto):
         smoothed = esjax.smooth(block, sigma=0.1, num_samples=16, credit=chosen)
-        assert np.isfinite(smoothed(key, x, mask)) and np.isfinite(jax.grad(smoothed, 1)(key, x, mask)).all()
+        value, gradient = jax.jit(jax.value_and_grad(smoothed, 1))(key, x, mask)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_blocks_of_an_empty_x():
@@ -842,7 +855,7 @@ def test_declared_credit_of_a_block_with_effects():
         return _step(x)
 
     smoothed = esjax.smooth(block, sigma=SIGMA, num_samples=8, credit=credit.declared(credit.elementwise))
-    found = np.asarray(jax.jacrev(smoothed, 1)(jax.random.PRNGKey(0), X))
+    found = np.asarray(jax.jit(jax.jacrev(smoothed, 1))(jax.random.PRNGKey(0), X))
     assert np.all(found[~np.eye(DIM, dtype=bool)] == 0)
 
 

@@ -1,5 +1,7 @@
 """Reports on gradients against what repeated gradients do, and against counts by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +59,11 @@ def _repeats(smoothed, x, num_repeats=NUM_REPEATS):
     """Values (repeats, m), gradients (repeats, m D), and the reports, from independent keys."""
 
     def one(key):
-        value, report = smoothed.with_info(key, x)
-        gradient = jax.jacrev(lambda x: smoothed(key, x))(x)
+        def reported(x):
+            value, report = smoothed.with_info(key, x)
+            return value, (value, report)
+
+        gradient, (value, report) = jax.jacrev(reported, has_aux=True)(x)
         values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)])
         return values, jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient)]), report
 
@@ -80,7 +85,7 @@ def test_predicted_errors_are_those_of_repeated_gradients(name, sampler, baselin
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_samples_it_asks_for_reach_the_wanted_signal_to_noise(name):
     fun, x = PROBLEMS[name]
-    report = diagnostics.diagnose(_smooth(fun, 4096), jax.random.key(1), x)
+    report = jax.jit(partial(diagnostics.diagnose, _smooth(fun, 4096)))(jax.random.key(1), x)
     needed = int(report.num_samples_for(2.0))
     _, gradients, reports = _repeats(_smooth(fun, needed), x)
     reached = np.linalg.norm(gradients.mean(0)) / np.sqrt(gradients.var(0, ddof=1).sum())
@@ -127,8 +132,9 @@ def test_discarded_samples_are_counted_and_left_out():
         return jnp.where(x[0] > 1, jnp.nan, x[1])
 
     smoothed, key = _smooth(fun, 200, discard=jnp.isnan), jax.random.key(0)
-    (value, report), gradient = jax.value_and_grad(smoothed.with_info, 1, has_aux=True)(key, jnp.zeros(2))
-    draws = jax.vmap(lambda n: jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0])
+    with_report = jax.jit(jax.value_and_grad(smoothed.with_info, 1, has_aux=True))
+    (value, report), gradient = with_report(key, jnp.zeros(2))
+    draws = jax.jit(jax.vmap(lambda n: jax.random.normal(jax.random.fold_in(key, n), (1, 2))[0]))
     eps = np.asarray(draws(jnp.arange(200)))
     kept = 0.6 * eps[:, 0] <= 1
     assert int(report.num_discarded) == 200 - kept.sum() and 0 < report.num_discarded < 50
@@ -152,7 +158,7 @@ def test_reports_and_hessians_work_in_float64(discard):
     with jax.enable_x64(True):
         x, key = jnp.asarray(X, jnp.float64), jax.random.PRNGKey(0)
         smoothed = _smooth(_several, discard=discard)
-        assert diagnostics.diagnose(smoothed, key, x).gradient_norm.dtype == jnp.float64
+        assert jax.jit(partial(diagnostics.diagnose, smoothed))(key, x).gradient_norm.dtype == jnp.float64
         hessians = jax.tree.leaves(jax.jit(jax.hessian(lambda x: smoothed(key, x)))(x))
         assert all(np.isfinite(hessian).all() for hessian in hessians)
 
@@ -162,13 +168,16 @@ def test_errors_of_many_values_by_gram_matrices_are_those_of_the_sums(sampler, m
     def many(x):
         return jnp.where(x[:, None] > x[None, :], 1.0, 0.0)
 
-    report = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
+    def diagnosed():
+        return jax.jit(partial(diagnostics.diagnose, _smooth(many, sampler=sampler)))(jax.random.key(0), X)
+
+    report = diagnosed()
     direct = esjax.smoothing._perturbing._squared_sum
     padded = lambda weights, scores: direct(  # noqa: E731  # so long a group that its array is the smaller
         jnp.pad(weights, [(0, 0), (0, 200), (0, 0)]), jnp.pad(scores, [(0, 0), (0, 200), (0, 0)])
     )
     monkeypatch.setattr(esjax.smoothing._perturbing, "_squared_sum", padded)
-    again = diagnostics.diagnose(_smooth(many, sampler=sampler), jax.random.key(0), X)
+    again = diagnosed()
     np.testing.assert_allclose(report.gradient_error, again.gradient_error, rtol=1e-4)
 
 
@@ -203,9 +212,9 @@ def test_a_report_takes_one_more_evaluation_at_most(baseline, more):
 def test_combined_is_the_report_of_one_long_gradient():
     smoothed, keys = _smooth(_sorted, 256), jax.random.split(jax.random.PRNGKey(0), 6)
     xs = jax.random.normal(jax.random.key(1), (6, 5))
-    reports = jax.vmap(lambda key, x: smoothed.with_info(key, x)[1])(keys, xs)
+    reports = jax.jit(jax.vmap(partial(diagnostics.diagnose, smoothed)))(keys, xs)
     total = diagnostics.combined(reports)
-    gradients = jax.vmap(jax.grad(smoothed, 1))(keys, xs)
+    gradients = jax.jit(jax.vmap(jax.grad(smoothed, 1)))(keys, xs)
     np.testing.assert_allclose(total.gradient_norm, jnp.linalg.norm(gradients.ravel()), rtol=1e-4)
     np.testing.assert_allclose(total.gradient_error**2, (reports.gradient_error**2).sum(), rtol=1e-5)
     assert total.num_samples == 6 * 256 and 0 < total.cosine < 1
@@ -221,7 +230,7 @@ def test_a_report_prints_as_a_table_and_plots():
     lines = str(report).splitlines()
     assert len(lines) == 8 and lines[0].split() == ["samples", "64,", "0", "discarded"]
     keys = jax.random.split(jax.random.key(0), 5)
-    reports = jax.vmap(lambda key: smoothed.with_info(key, X)[1])(keys)
+    reports = jax.jit(jax.vmap(lambda key: smoothed.with_info(key, X)[1]))(keys)
     assert "diagnostics.combined" in str(reports)
     assert len(diagnostics.plot(reports, steps=range(0, 50, 10)).axes) == 4
     assert diagnostics.evaluations_per_second(smoothed, jax.random.key(1), X) > 0

@@ -90,10 +90,13 @@ def test_terms_make_the_block_and_its_derivatives(name):
     def again(x, a, w):
         return of_terms(terms(x, a, w), a, w)
 
-    for transform in (lambda f: f, lambda f: jax.jacobian(f, (0, 1, 2)), lambda f: jax.hessian(f, (1, 2))):
-        pairs = zip(*(jax.tree.leaves(transform(f)(*args)) for f in (again, direct)), strict=True)
-        for ours, theirs in pairs:
-            np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-6)
+    def derivatives(f):
+        return jax.jit(
+            lambda *args: (f(*args), jax.jacobian(f, (0, 1, 2))(*args), jax.hessian(f, (1, 2))(*args))
+        )
+
+    for ours, theirs in zip(*(jax.tree.leaves(derivatives(f)(*args)) for f in (again, direct)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -10,8 +10,9 @@ import pytest
 _SCRIPT = Path(__file__).parent / "placed.py"
 
 
-def _results(what):
-    done = subprocess.run([sys.executable, _SCRIPT, what], capture_output=True, text=True, timeout=400)
+@pytest.fixture(scope="module")
+def results():
+    done = subprocess.run([sys.executable, _SCRIPT], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -20,24 +21,16 @@ def _far(results):
     return {name: found for name, found in results.items() if isinstance(found, str) or found > 1e-5}
 
 
-def test_inside_shard_map_each_device_has_its_value_and_what_all_have_the_sum_of_gradients():
+def test_inside_shard_map_each_device_has_its_value_and_what_all_have_the_sum_of_gradients(results):
     """As JAX has it for differentiable functions, of which "plain" is one."""
-    results = _results("shard_map")
-    assert len(results) == 38 and not _far(results)
-
-
-@pytest.fixture(scope="module")
-def on_explicit_axes():
-    return _results("explicit")
+    assert len(results["shard_map"]) == 38 and not _far(results["shard_map"])
 
 
 @pytest.mark.parametrize("how", ["explicit", "set_mesh"])
-def test_arrays_on_explicit_axes_give_the_numbers_of_one_device_and_stay_where_they_are(
-    how, on_explicit_axes
-):
-    results = on_explicit_axes[how]
-    assert len(results) == 17 and not any(isinstance(found, str) for found in results.values()), results
-    assert not _far({name: difference for name, (difference, _, _) in results.items()})
-    assert all(spec.startswith("P('d'") for _, spec, _ in results.values()), results
-    exact = [name for name in results if name.split("_")[0] in ("accuracy", "argmax", "top", "threshold")]
-    assert len(exact) == 5 and not any(results[name][2] for name in exact), results  # no collective
+def test_arrays_on_explicit_axes_give_the_numbers_of_one_device_and_stay_where_they_are(how, results):
+    found = results[how]
+    assert len(found) == 17 and not any(isinstance(each, str) for each in found.values()), found
+    assert not _far({name: difference for name, (difference, _, _) in found.items()})
+    assert all(spec.startswith("P('d'") for _, spec, _ in found.values()), found
+    exact = [name for name in found if name.split("_")[0] in ("accuracy", "argmax", "top", "threshold")]
+    assert len(exact) == 5 and not any(found[name][2] for name in exact), found  # no collective

@@ -66,9 +66,12 @@ def _flat(tree):
 # --- the same noise, as matrices ---------------------------------------------------------------------
 
 
-def _noise_of(monkeypatch, fun, sigma, num_samples, params, args, **options):
-    """Returns E_n of all samples, as params's structure of arrays (N, *shape), from the factors drawn."""
-    seen = {}
+def _report_and_noise(monkeypatch, smoothed, rank, params, *args):
+    """Returns the report, without its numbers, and E_n of all samples, from the factors drawn.
+
+    E_n are params's structure of arrays (N, *shape).
+    """
+    seen, num_samples = {}, smoothed.num_samples
     low_rank = _networks._low_rank.low_rank
 
     def spy(layout, draw_odd, group_size):
@@ -76,10 +79,9 @@ def _noise_of(monkeypatch, fun, sigma, num_samples, params, args, **options):
         return low_rank(layout, draw_odd, group_size)
 
     monkeypatch.setattr(_networks._low_rank, "low_rank", spy)
-    smoothed = esjax.smooth_weights(fun, sigma=sigma, num_samples=num_samples, **options)
-    jax.eval_shape(smoothed, _key(), params, *args)
+    _, report = jax.eval_shape(smoothed.with_info, _key(), params, *args)
     monkeypatch.undo()
-    layout, rank = seen["layout"], options.get("rank", 1)
+    layout = seen["layout"]
     groups = esjax.samplers.antithetic(num_samples, layout.dim_odd, esjax.noise.normal)
     odd, even = [], []
     for j in range(num_samples // 2):
@@ -97,16 +99,18 @@ def _noise_of(monkeypatch, fun, sigma, num_samples, params, args, **options):
         b = even[:, leaf.even :][:, : batch * columns * rank].reshape(-1, batch, columns, rank)
         whole = (a @ b.swapaxes(-1, -2) / rank**0.5).reshape(-1, *(leaf.shape[axis] for axis in leaf.order))
         leaves.append(whole.transpose(0, *(1 + np.argsort(leaf.order))))
-    return smoothed, jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return report, jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def _assert_is_the_dense_estimate(monkeypatch, fun, params, *args, num_samples=6, sigma=0.3, **options):
+def _assert_is_the_dense_estimate(
+    monkeypatch, fun, params, *args, num_samples=6, sigma=0.3, rank=1, **options
+):
     """Compares with f_n at W + σ E_n, and weights of leave-one-out: pairs are compared with the others."""
-    smoothed, noise = _noise_of(monkeypatch, fun, sigma, num_samples, params, args, **options)
-    value, report = smoothed.with_info(_key(), params, *args)
-    gradient = jax.grad(smoothed, 1)(_key(), params, *args)
+    smoothed = esjax.smooth_weights(fun, sigma=sigma, num_samples=num_samples, rank=rank, **options)
+    report, noise = _report_and_noise(monkeypatch, smoothed, rank, params, *args)
+    value, gradient = jax.value_and_grad(smoothed, 1)(_key(), params, *args)
     moved = jax.tree.map(lambda leaf, eps: leaf[None] + sigma * eps, params, noise)
-    values = np.asarray(jax.vmap(lambda params: fun(params, *args))(moved), np.float64)
+    values = np.asarray(jax.jit(jax.vmap(lambda params: fun(params, *args)))(moved), np.float64)
     pairs = values.reshape(-1, 2).sum(1).repeat(2)
     weights = values - (values.sum() - pairs) / (num_samples - 2)
     np.testing.assert_allclose(value, values.mean(), rtol=1e-4)
@@ -142,7 +146,7 @@ def test_linen_cnn_with_pooling_and_batch_statistics(monkeypatch):
 
     net, x = Net(), jax.random.normal(_key(), (5, 8, 8, 2))
     with _relaxed():
-        variables = net.init(_key(), x, True)
+        variables = jax.jit(net.init, static_argnums=2)(_key(), x, True)
 
     def fun(params, x, statistics):
         logits, _ = net.apply({"params": params, "batch_stats": statistics}, x, True, mutable=["batch_stats"])
@@ -184,7 +188,8 @@ def _check_language_model(monkeypatch, net):
         return jnp.take_along_axis(logits, tokens[:, 1:, None], -1).mean()
 
     with _relaxed():
-        report = _assert_is_the_dense_estimate(monkeypatch, fun, net.init(_key(), tokens), tokens, sigma=0.1)
+        params = jax.jit(net.init)(_key(), tokens)
+        report = _assert_is_the_dense_estimate(monkeypatch, fun, params, tokens, sigma=0.1)
     assert all("bias" in line or "scale" in line for line in report.matrices)
 
 
@@ -264,7 +269,7 @@ def test_at_small_sigma_the_gradient_is_that_of_fun(rank):
     mean, error = _mean_and_error(
         lambda key: jax.flatten_util.ravel_pytree(jax.grad(smoothed, 1)(key, PARAMS, X, LABELS))[0], 500
     )
-    exact = _flat(jax.grad(likelihood)(PARAMS, X, LABELS))
+    exact = _flat(jax.jit(jax.grad(likelihood))(PARAMS, X, LABELS))
     z = (mean - exact) / error
     assert np.abs(z).max() < 5 and (z**2).mean() < 1.4
 
@@ -314,7 +319,8 @@ def test_sigma_has_an_unbiased_gradient_shared_and_by_leaf():
 def test_gradients_in_args_are_pathwise():
     smoothed = esjax.smooth_weights(likelihood, sigma=1e-4, num_samples=8, chunk_size=4)
     found = jax.grad(smoothed, 2)(_key(), PARAMS, X, LABELS)
-    np.testing.assert_allclose(found, jax.grad(likelihood, 1)(PARAMS, X, LABELS), rtol=0, atol=1e-4)
+    exact = jax.jit(jax.grad(likelihood, 1))(PARAMS, X, LABELS)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4)
     both = jax.grad(smoothed, (1, 2))(_key(), PARAMS, X, LABELS)
     alone = jax.grad(smoothed, 1)(_key(), PARAMS, X, LABELS)
     np.testing.assert_allclose(both[1], found, rtol=1e-4, atol=1e-6)
@@ -385,7 +391,8 @@ def test_the_report_says_what_it_says_of_smooth_and_where_weights_became_matrice
 
     params = {"w": jax.random.normal(_key(), (6, 9)), "table": jnp.ones((4, 5))}
     smoothed = esjax.smooth_weights(fun, sigma=0.1, num_samples=64)
-    _, report = jax.jit(smoothed.with_info)(_key(), params, X)
+    value, report = jax.jit(smoothed.with_info)(_key(), params, X)
+    np.testing.assert_allclose(value, smoothed(_key(), params, X), rtol=1e-5)
     assert isinstance(report, Report) and report.num_samples == 64
     *products, table = report.matrices
     assert table == "params['table'] [4, 5] in full: no product takes it"
@@ -493,7 +500,7 @@ def test_samplers_baselines_and_several_values(sampler):
     def fun(params, x):
         return jax.nn.softmax(_logits(params, x)).mean(0)
 
-    exact = jax.jacrev(fun)(PARAMS, X)
+    exact = jax.jit(jax.jacrev(fun))(PARAMS, X)
     for baseline in (esjax.baselines.leave_one_out, esjax.baselines.at_input):
         smoothed = esjax.smooth_weights(fun, sigma=1e-2, num_samples=16, sampler=sampler, baseline=baseline)
         mean, error = _mean_and_error(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -56,6 +57,19 @@ def _train(options, path, stop_after=None):
             raise KeyboardInterrupt
 
     return run.finish(prepared, path, on_epoch=on_epoch)
+
+
+@pytest.fixture(scope="module")
+def whole(npz, tmp_path_factory):
+    """A run that was never stopped, and its folder."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return _train(_options(npz), path), path
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of its folder."""
+    return shutil.copytree(whole[1], tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -196,17 +210,18 @@ def test_a_network_and_a_block_of_ones_own_train_in_a_few_lines():
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_was_never_stopped(npz, tmp_path, stop_after):
-    options = _options(npz)
-    whole = _train(options, tmp_path / "whole")
+def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_was_never_stopped(
+    npz, whole, tmp_path, stop_after
+):
     with pytest.raises(KeyboardInterrupt):
-        _train(options, tmp_path / "cut", stop_after=stop_after)
+        _train(_options(npz), tmp_path / "cut", stop_after=stop_after)
     with (tmp_path / "cut" / folder.LOG).open("a") as file:
         file.write('{"epoch": 9, "lo')  # the line that a kill cuts short
     resumed = run.finish(run.resume(tmp_path / "cut"), tmp_path / "cut")
-    for a, b in zip(_leaves(whole.state), _leaves(resumed.state), strict=True):
+    result, _ = whole
+    for a, b in zip(_leaves(result.state), _leaves(resumed.state), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert [e._replace(seconds_per_step=0) for e in whole.epochs] == (
+    assert [e._replace(seconds_per_step=0) for e in result.epochs] == (
         [e._replace(seconds_per_step=0) for e in resumed.epochs]
     )
     lines = (tmp_path / "cut" / folder.LOG).read_text().splitlines()
@@ -232,27 +247,25 @@ def test_the_chosen_sigma_is_written_down_and_used_again(npz, tmp_path):
     assert run.resume(tmp_path / "run").config.sigma == written
 
 
-def test_a_checkpoint_of_another_network_says_so(npz, tmp_path):
-    _train(_options(npz), tmp_path / "run")
+def test_a_checkpoint_of_another_network_says_so(npz, whole):
     other = run.set_up(_options(npz, network="cnn")).state
     with pytest.raises(
         ValueError, match=r"another network.*it has nothing as .*conv1.*, and this one has float32"
     ):
-        checkpoint.restore(tmp_path / "run" / folder.CHECKPOINTS, other)
+        checkpoint.restore(whole[1] / folder.CHECKPOINTS, other)
 
 
-def test_a_damaged_checkpoint_says_so_and_the_one_before_it_can_be_used(npz, tmp_path):
-    _train(_options(npz), tmp_path / "run")
-    checkpoints = tmp_path / "run" / folder.CHECKPOINTS
+def test_a_damaged_checkpoint_says_so_and_the_one_before_it_can_be_used(copied):
+    checkpoints = copied / folder.CHECKPOINTS
     for file in (checkpoints / "4").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"not a sound checkpoint.*remove that folder"):
-        run.resume(tmp_path / "run")
+        run.resume(copied)
     for file in sorted((checkpoints / "4").rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     (checkpoints / "4").rmdir()
-    assert int(run.resume(tmp_path / "run").state.step) == 4
+    assert int(run.resume(copied).state.step) == 4
 
 
 def test_random_keys_in_a_network_are_saved_too(tmp_path):
