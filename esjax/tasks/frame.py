@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from esjax.train import tables
 from esjax.train.checks import require_at_least
+from esjax.train.plot import new_figure
 
 PICTURE = "comparison.png"
 RESULTS = "results.json"
@@ -115,7 +115,7 @@ def write(path: Path, task: Task, results: Sequence[Mapping[str, float]]) -> Non
     rows = summarise(task, results)
     (path / TABLE).write_text(f"{markdown(task, rows)}\n{verdict(task, results)}\n", "utf-8")
     (path / RESULTS).write_text(json.dumps(list(results)), "utf-8")
-    figure = Figure(figsize=(7, 0.9 + 0.5 * len(rows)), layout="constrained")
+    figure = new_figure(7, 0.9 + 0.5 * len(rows))
     axes = figure.subplots()
     for number, row in enumerate(rows):
         axes.plot(

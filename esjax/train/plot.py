@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from esjax.train import loop
 from esjax.train.loop import Epoch
 
+if TYPE_CHECKING:  # imported where there is something to draw: a command that draws nothing starts sooner
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _DPI = 120
 
 _ANNOTATED_CLASSES = 20
 """Up to this many classes, each cell of the confusion matrix shows its count."""
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Returns an empty figure of that size in inches.
-
-    Matplotlib is imported here, where there is something to draw: a command that draws nothing starts sooner.
-    """
+def new_figure(width: float, height: float) -> "Figure":
+    """Returns an empty figure of that size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -122,7 +123,7 @@ def learning(path: Path, rows: Sequence[Mapping[str, Any]], target: float, title
     figure.savefig(path, dpi=_DPI)
 
 
-def _label_accuracy(axes: Any, name: str) -> None:
+def _label_accuracy(axes: "Axes", name: str) -> None:
     axes.set(xlabel="epoch", ylabel=name)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(alpha=0.3)
