@@ -76,7 +76,7 @@ MUTATIONS = [
         "smoothing/_folding.py",
         "    if rest:\n        sums, out = step(sums, first + jnp.int32(full * size), rest)",
         "    if rest:\n        _, out = step(sums, first + jnp.int32(full * size), rest)",
-        "test_estimator.py test_smoothing.py",
+        "test_higher_orders.py test_smoothing.py",
     ),
     Mutation(
         "pairs of equal signs",

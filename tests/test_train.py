@@ -66,12 +66,6 @@ def whole(npz, tmp_path_factory):
     return _train(_options(npz), path), path
 
 
-@pytest.fixture
-def copied(whole, tmp_path):
-    """A copy of its folder."""
-    return shutil.copytree(whole[1], tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("network", "objective", "estimator"),
     [
@@ -255,7 +249,8 @@ def test_a_checkpoint_of_another_network_says_so(npz, whole):
         checkpoint.restore(whole[1] / folder.CHECKPOINTS, other)
 
 
-def test_a_damaged_checkpoint_says_so_and_the_one_before_it_can_be_used(copied):
+def test_a_damaged_checkpoint_says_so_and_the_one_before_it_can_be_used(whole, tmp_path):
+    copied = shutil.copytree(whole[1], tmp_path / "run")
     checkpoints = copied / folder.CHECKPOINTS
     for file in (checkpoints / "4").rglob("*"):
         if file.is_file():
